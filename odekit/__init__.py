@@ -1,0 +1,48 @@
+"""odekit: differential equations inside PyTorch models, every piece exchangeable by name.
+
+The public names are loaded on first use, so that ``import odekit`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from odekit import errors
+    from odekit.core.control import FixedStep, PIDControl
+    from odekit.core.solution import Solution, Stats, Status
+    from odekit.neural_ode import NeuralODE
+    from odekit.registry.hooks import hookimpl
+    from odekit.solving import solve
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "solve": "odekit.solving",
+    "NeuralODE": "odekit.neural_ode",
+    "Solution": "odekit.core.solution",
+    "Stats": "odekit.core.solution",
+    "Status": "odekit.core.solution",
+    "FixedStep": "odekit.core.control",
+    "PIDControl": "odekit.core.control",
+    "hookimpl": "odekit.registry.hooks",
+}
+
+__all__ = [
+    "FixedStep", "NeuralODE", "PIDControl", "Solution", "Stats", "Status", "errors", "hookimpl", "solve",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module("odekit.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'odekit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

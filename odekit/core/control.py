@@ -1,0 +1,207 @@
+"""Step control: fixed steps, and I, PI and PID control of the error per step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from odekit.core.protocols import ODESolver, Proposal, Step, StepControl, VectorField, Verdict
+from odekit.core.solution import Status
+from odekit.core.tolerance import Tolerance
+from odekit.errors import InputError, OptionError, nearest
+
+
+def _positive(instance: Any, attribute: Any, value: float | None) -> None:
+    if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
+        raise InputError(f"{attribute.name}={value!r}: expected a positive, finite number")
+
+
+@attrs.frozen
+class FixedStep(StepControl):
+    """Equal steps over the whole span, as few as keep each no longer than ``step_size`` (to a thousandth of a step).
+
+    Every step counts; nothing is read back from the device.
+    """
+
+    step_size: float = attrs.field(validator=_positive)
+
+    adaptive = False
+
+    def start(
+        self,
+        f: VectorField,
+        t0: float,
+        t1: float,
+        y0: Tensor,
+        solver: ODESolver,
+        tolerance: Tolerance,
+        f0: Tensor | None = None,
+    ) -> Proposal:
+        count = max(1, math.ceil(abs(t1 - t0) / self.step_size - 1e-3))
+        grid = _Grid(t0, t1, count)
+        return Proposal(grid.time(1), (grid, 1), f0)
+
+    def judge(self, step: Step, t0: float, t1: float, solver: ODESolver, tolerance: Tolerance, carry: Any) -> Verdict:
+        if not step.status.ok:
+            return Verdict(False, None, carry, step.status)
+        grid, reached = carry
+        return Verdict(True, grid.time(reached + 1), (grid, reached + 1))
+
+
+@attrs.frozen
+class _Grid:
+    t0: float
+    t1: float
+    count: int
+
+    def time(self, n: int) -> float:
+        return self.t1 if n >= self.count else self.t0 + (self.t1 - self.t0) * (n / self.count)
+
+
+@attrs.frozen(eq=False)
+class _History:
+    """What PID control remembers: the scaled errors of the last two accepted steps, and whether it just rejected one."""
+
+    last: float = 1.0
+    before: float = 1.0
+    rejected: bool = False
+
+
+@attrs.frozen
+class PIDControl(StepControl):
+    """Keeps the scaled local error e below one by a digital controller on log e.
+
+    The next step is ``dt · safety · e_n^-(p+i+d)/k · e_{n-1}^(p+2d)/k · e_{n-2}^-d/k`` with k one more than the order of
+    the embedded method (Söderlind 2003, *Digital filters in adaptive time-stepping*; Hairer & Wanner, *Solving ODEs II*,
+    IV.2). After a rejection only the integral part acts and the step does not grow at once.
+
+    Attributes:
+        pcoeff, icoeff, dcoeff: p, i and d above. (0, 1, 0) is the classical I control.
+        safety: aims below the tolerance.
+        factor_min, factor_max: bounds on the change from one step to the next.
+        dt_min, dt_max: bounds on the step size; a step that would have to be shorter than ``dt_min`` ends the solve.
+        first_step: size of the first step; by default estimated at the cost of two calls of f (Hairer, Nørsett &
+            Wanner, *Solving ODEs I*, II.4).
+    """
+
+    pcoeff: float = 0.0
+    icoeff: float = 1.0
+    dcoeff: float = 0.0
+    safety: float = attrs.field(default=0.9, validator=_positive)
+    factor_min: float = attrs.field(default=0.2, validator=_positive)
+    factor_max: float = attrs.field(default=10.0, validator=_positive)
+    dt_min: float = 0.0
+    dt_max: float = math.inf
+    first_step: float | None = attrs.field(default=None, validator=_positive)
+
+    adaptive = True
+
+    def start(
+        self,
+        f: VectorField,
+        t0: float,
+        t1: float,
+        y0: Tensor,
+        solver: ODESolver,
+        tolerance: Tolerance,
+        f0: Tensor | None = None,
+    ) -> Proposal:
+        if solver.error_order is None:
+            raise OptionError(
+                f"solver {solver.name!r} has no error estimate, so its steps cannot adapt; "
+                "give step_size=..., or choose an adaptive solver such as 'dopri5'"
+            )
+        direction = math.copysign(1.0, t1 - t0)
+        if self.first_step is not None:
+            return Proposal(t0 + direction * min(self.first_step, self.dt_max), _History(), f0)
+        f0 = f(t0, y0) if f0 is None else f0
+        with torch.no_grad():
+            size = _first_step(f, t0, t1, y0.detach(), f0.detach(), solver.error_order + 1, tolerance)
+        if size is None:
+            return Proposal(t0, _History(), f0, Status.NON_FINITE)
+        return Proposal(t0 + direction * min(max(size, self.dt_min), self.dt_max), _History(), f0)
+
+    def judge(self, step: Step, t0: float, t1: float, solver: ODESolver, tolerance: Tolerance, carry: Any) -> Verdict:
+        if not step.status.ok:
+            return self._retry(t0, t1, 0.25, carry, step.status)
+        with torch.no_grad():
+            error = float(tolerance.ratio(step.error, step.y0, step.y1))
+        if not math.isfinite(error):
+            return self._retry(t0, t1, 0.1, carry, Status.NON_FINITE)
+        k = solver.error_order + 1
+        if error > 1:
+            return self._retry(t0, t1, max(self.factor_min, self.safety * error ** (-1 / k)), carry, Status.SUCCESS)
+        error = max(error, 1e-10)
+        p, i, d = self.pcoeff, self.icoeff, self.dcoeff
+        change = error ** (-(p + i + d) / k) * carry.last ** ((p + 2 * d) / k) * carry.before ** (-d / k)
+        ceiling = 1.0 if carry.rejected else self.factor_max
+        size = abs(t1 - t0) * min(max(self.safety * change, self.factor_min), ceiling)
+        size = min(max(size, self.dt_min), self.dt_max)
+        return Verdict(True, t1 + math.copysign(size, t1 - t0), _History(error, carry.last))
+
+    def resumed(self, step_size: float) -> PIDControl:
+        return attrs.evolve(self, first_step=step_size) if step_size > 0 else self
+
+    def _retry(self, t0: float, t1: float, factor: float, carry: _History, status: Status) -> Verdict:
+        size = abs(t1 - t0) * factor
+        if size < self.dt_min:
+            return Verdict(False, None, carry, Status.STEP_UNDERFLOW if status.ok else status)
+        return Verdict(False, t0 + math.copysign(size, t1 - t0), attrs.evolve(carry, rejected=True), status)
+
+
+def _first_step(
+    f: VectorField, t0: float, t1: float, y0: Tensor, f0: Tensor, k: int, tolerance: Tolerance
+) -> float | None:
+    """The size of a first step, from the scale of y, of f and of its change; None where f is not finite at ``y0``."""
+    span = abs(t1 - t0)
+    scale = tolerance.scale(y0)
+    d0, d1 = torch.stack([tolerance.norm(y0 / scale), tolerance.norm(f0 / scale)]).tolist()
+    if not (math.isfinite(d0) and math.isfinite(d1)):
+        return None
+    small = 1e-6 * span
+    trial = min(small if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1, span)
+    dt = math.copysign(trial, t1 - t0)
+    f1 = f(t1 if trial == span else t0 + dt, torch.add(y0, f0, alpha=dt))
+    d2 = float(tolerance.norm((f1 - f0) / scale)) / trial
+    if not math.isfinite(d2):
+        return trial
+    sharpest = max(d1, d2)
+    better = max(small, trial * 1e-3) if sharpest <= 1e-15 else (0.01 / sharpest) ** (1 / k)
+    return min(100 * trial, better, span)
+
+
+CONTROLS: dict[str, StepControl] = {
+    "i": PIDControl(),
+    "pi": PIDControl(pcoeff=0.2, icoeff=0.65),
+    "pid": PIDControl(pcoeff=0.01, icoeff=0.47, dcoeff=0.1),
+}
+
+
+def resolve_control(control: str | StepControl | None, step_size: float | None, solver: ODESolver) -> StepControl:
+    """The control that these options ask for: a name or an instance, fixed steps, or the default.
+
+    Raises:
+        OptionError: both a control and a step size are given, or the solver needs fixed steps and has no step size.
+    """
+    if control is not None and step_size is not None:
+        raise OptionError("give either control= or step_size=, not both; step_size=h is short for control=FixedStep(h)")
+    if step_size is not None:
+        return FixedStep(step_size)
+    if isinstance(control, str):
+        if control.lower() not in CONTROLS:
+            raise InputError(f"control={control!r} is not known. {nearest(control, CONTROLS)}")
+        control = CONTROLS[control.lower()]
+    if control is None:
+        control = CONTROLS["pi"]
+    if not isinstance(control, StepControl):
+        raise InputError(f"control is a {type(control).__name__}; expected one of {', '.join(CONTROLS)} or a StepControl")
+    if control.adaptive and solver.error_order is None:
+        raise OptionError(
+            f"solver {solver.name!r} has no error estimate, so its steps cannot adapt; "
+            "give step_size=..., or choose an adaptive solver such as 'dopri5'"
+        )
+    return control

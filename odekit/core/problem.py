@@ -1,0 +1,114 @@
+"""The checked input of a solve: state packed once, times, direction, tolerances, budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from odekit.core.field import Field
+from odekit.core.state import Layout, lay_out
+from odekit.core.times import Clock
+from odekit.core.tolerance import Norm, Tolerance, default_tolerances, resolve_norm
+from odekit.errors import InputError
+
+
+@attrs.frozen(eq=False)
+class Problem:
+    """An initial value problem, ready to be solved.
+
+    Attributes:
+        field: the dynamics on packed states.
+        y0: the packed initial state.
+        layout: how states are packed.
+        times: the output times as host floats; monotone, the first is t0.
+        ts: the same as the caller's tensor.
+        max_steps: attempted steps allowed for the whole solve.
+    """
+
+    field: Field
+    y0: Tensor
+    layout: Layout
+    times: tuple[float, ...]
+    ts: Tensor
+    tolerance: Tolerance
+    max_steps: int
+
+    @property
+    def clock(self) -> Clock:
+        """A clock through which the output times can be differentiated, if they ask for it."""
+        wanted = self.ts.requires_grad and torch.is_grad_enabled() and self.times[0] != self.times[-1]
+        return Clock(self.times, self.ts if wanted else None)
+
+
+def pose(
+    f: Callable[..., Any],
+    y0: Any,
+    t: Any,
+    *,
+    args: Any,
+    rtol: Any,
+    atol: Any,
+    norm: str | Norm,
+    max_steps: int,
+    adaptive: bool,
+) -> Problem:
+    """Check everything that a caller gives, and pack it.
+
+    Raises:
+        InputError: with what came, what was expected and what to type instead.
+    """
+    if not callable(f):
+        raise InputError(f"f is a {type(f).__name__}; expected a callable f(t, y, *args) that returns dy/dt")
+    packed, layout = lay_out(y0)
+    times, ts = _times(t, packed)
+    if not isinstance(args, tuple):
+        raise InputError(f"args is a {type(args).__name__}; expected a tuple: write args=(x,) for one argument")
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
+        raise InputError(f"max_steps={max_steps!r}: expected an integer >= 1")
+    usual_rtol, usual_atol = default_tolerances(packed.dtype, adaptive)
+    tolerance = Tolerance(
+        layout.pack_tolerance(usual_rtol if rtol is None else rtol, "rtol", packed),
+        layout.pack_tolerance(usual_atol if atol is None else atol, "atol", packed),
+        resolve_norm(norm),
+    )
+    if isinstance(tolerance.rtol, float) and isinstance(tolerance.atol, float) and tolerance.rtol == tolerance.atol == 0:
+        raise InputError("rtol and atol are both 0, which no step can meet; give at least one of them, e.g. rtol=1e-6")
+    field = Field(f, args, layout, packed, (times[0], times[-1]))
+    return Problem(field, packed, layout, times, ts, tolerance, max_steps)
+
+
+def _times(t: Any, y: Tensor) -> tuple[tuple[float, ...], Tensor]:
+    """The output times on the host, and as the tensor that a caller may differentiate."""
+    if isinstance(t, Tensor):
+        ts = t
+    elif isinstance(t, Sequence | np.ndarray) and not isinstance(t, str):
+        if any(isinstance(value, Tensor) for value in t):
+            raise InputError("t is a sequence with tensors in it; join them first: t=torch.stack([...])")
+        try:
+            ts = torch.as_tensor(np.asarray(t, dtype=np.float64))
+        except (TypeError, ValueError):
+            raise InputError(f"t={t!r:.80}: expected numbers, such as t=[0.0, 1.0] or torch.linspace(0, 1, 11)") from None
+    else:
+        raise InputError(f"t is a {type(t).__name__}; expected output times [T], such as t=[0.0, 1.0], the first being t0")
+    if ts.is_complex() or ts.dtype == torch.bool:
+        raise InputError(f"t has dtype {ts.dtype}; times are real numbers")
+    if ts.ndim != 1 or ts.shape[0] == 0:
+        raise InputError(f"t has shape {tuple(ts.shape)}; expected [T] with T >= 1, the first being t0")
+    times = tuple(ts.detach().cpu().double().tolist())
+    for i, value in enumerate(times):
+        if not math.isfinite(value):
+            raise InputError(f"t[{i}] is {value}; times must be finite")
+    direction = times[-1] - times[0]
+    for i in range(1, len(times)):
+        if (times[i] - times[i - 1]) * direction < 0 or (direction == 0 and times[i] != times[0]):
+            raise InputError(
+                f"t is not monotone: t[{i - 1}] = {times[i - 1]:g} is followed by t[{i}] = {times[i]:g}; "
+                "sort it in increasing or in decreasing order"
+            )
+    return times, ts if isinstance(t, Tensor) else ts.to(y.device, Field.time_dtype_of(y))
