@@ -1,0 +1,238 @@
+"""The continuous adjoint: gradients from a second ODE, solved backwards."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from odekit.core.control import resolve_control
+from odekit.core.field import Field
+from odekit.core.integrate import integrate
+from odekit.core.problem import Problem
+from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl
+from odekit.core.times import Clock
+from odekit.core.tolerance import NORMS, Norm, Tolerance, rms
+from odekit.errors import AdjointDriftWarning, GradientError, InputError, SolveError, nearest
+from odekit.gradients.augmented import Augmented, Parts
+from odekit.gradients.captured import Dependencies
+
+_DRIFT = 1e3
+
+
+def _mixed(parts: Parts) -> Norm:
+    return lambda z: torch.stack([rms(part) for part in parts.split(z) if part.numel()]).amax()
+
+
+def _seminorm(parts: Parts) -> Norm:
+    return lambda z: torch.stack([rms(part) for part in parts.split(z)[:2] if part.numel()]).amax()
+
+
+_PARTED: dict[str, Callable[[Parts], Norm]] = {"mixed": _mixed, "seminorm": _seminorm}
+
+
+def _known_norm(instance: Any, attribute: Any, value: Any) -> None:
+    if not callable(value) and value not in _PARTED and value not in NORMS:
+        raise InputError(f"adjoint norm {value!r} is not known. {nearest(str(value), [*_PARTED, *NORMS])}")
+
+
+@attrs.frozen
+class Adjoint(GradientMethod):
+    """Solves [f, -aᵀ∂f/∂y, -aᵀ∂f/∂θ] backwards from [y(t1), ∂L/∂y(t1), 0].
+
+    Memory does not grow with the number of steps. The gradient is that of the ODE, not of the computed numbers: its
+    error is of the size of the tolerances, and on systems that contract strongly the backward solve of y is unstable
+    (an :class:`~odekit.errors.AdjointDriftWarning` says when it lost the trajectory). At every output time y is set to
+    the stored forward value. Chen et al. 2018, *Neural ordinary differential equations*, Algorithm 1.
+
+    Attributes:
+        solver: for the backward solve, a name or an instance; the forward one by default.
+        rtol, atol: of the backward solve; the forward ones by default.
+        norm: of the backward error: ``"mixed"`` (the largest RMS among y, a and the parameters' integral),
+            ``"seminorm"`` (without the integral, which no derivative depends on: Kidger, Chen & Lyons 2021, *Hey,
+            that's not an ODE*), ``"rms"``, ``"max"``, or a callable on the packed backward state.
+        step_size, control: of the backward solve; the forward control by default.
+    """
+
+    solver: ODESolver | str | None = None
+    rtol: float | None = None
+    atol: float | None = None
+    norm: str | Norm = attrs.field(default="mixed", validator=_known_norm)
+    step_size: float | None = None
+    control: StepControl | str | None = None
+
+    name = "adjoint"
+    exact = False
+    memory = "output times × state + one evaluation's activations"
+
+    def prepared(self, solver_named: Callable[[str], ODESolver]) -> Adjoint:
+        return attrs.evolve(self, solver=solver_named(self.solver)) if isinstance(self.solver, str) else self
+
+    def solve(self, problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:
+        if not torch.is_grad_enabled():
+            return _forward(problem, solver, control, None)
+        back = _Backward(self, problem, solver, control)
+        ys, y1 = _Solve.apply(back, problem.y0, problem.ts, *back.dependencies.tensors)
+        return attrs.evolve(back.outcome, ys=ys, y1=y1)
+
+
+def _forward(problem: Problem, solver: ODESolver, control: StepControl, f0: Tensor | None) -> Outcome:
+    with torch.no_grad():
+        return integrate(
+            problem.field, problem.y0, Clock(problem.times), solver, control, problem.tolerance, problem.max_steps, f0=f0
+        )
+
+
+class _Backward:
+    """The settings of the backward solve, checked before the forward one begins, and what it will need."""
+
+    def __init__(self, method: Adjoint, problem: Problem, solver: ODESolver, control: StepControl) -> None:
+        self.problem = problem
+        self.forward_solver, self.forward_control = solver, control
+        self.solver = solver if method.solver is None else method.solver
+        own = method.control is not None or method.step_size is not None
+        self.control = resolve_control(method.control if own else control, method.step_size, self.solver)
+        self.dependencies = Dependencies(problem)
+        if not problem.y0.is_complex() and any(tensor.is_complex() for tensor in self.dependencies.tensors):
+            raise GradientError(
+                "f has complex parameters but a real state, which gradient='adjoint' cannot integrate together; "
+                "use gradient='checkpointed'"
+            )
+        self.parts = Parts(problem.y0, self.dependencies.tensors)
+        self.tolerance = self._tolerance(method)
+        self.outcome: Any = None
+
+    def _tolerance(self, method: Adjoint) -> Tolerance:
+        forward = self.problem.tolerance
+        norm = method.norm
+        if isinstance(norm, str):
+            norm = _PARTED[norm](self.parts) if norm in _PARTED else NORMS[norm]
+        rtol = forward.rtol if method.rtol is None else method.rtol
+        atol = forward.atol if method.atol is None else method.atol
+        return Tolerance(self.parts.spread(rtol), self.parts.spread(atol), norm)
+
+
+class _Solve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, back: _Backward, y0: Tensor, ts: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        outcome = _forward(back.problem, back.forward_solver, back.forward_control, back.dependencies.f0)
+        ctx.back = back
+        y1 = outcome.y1.clone()
+        ctx.save_for_backward(outcome.ys, y1)
+        back.outcome = attrs.evolve(outcome, ys=None, y1=None)
+        return outcome.ys, y1
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_ys: Tensor, grad_y1: Tensor) -> tuple[Any, ...]:
+        back: _Backward = ctx.back
+        ys, y1 = ctx.saved_tensors
+        grad_y0, grad_ts, grads = _solve_backwards(back, ys, y1, grad_ys, grad_y1, ctx.needs_input_grad[2])
+        return None, grad_y0, grad_ts, *grads
+
+
+def _solve_backwards(
+    back: _Backward, ys: Tensor, y1: Tensor, grad_ys: Tensor, grad_y1: Tensor, time_gradient: bool
+) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+    problem, parts, stats = back.problem, back.parts, back.outcome.stats
+    inputs = back.dependencies.inputs()
+    field = back.dependencies.field(problem, inputs)
+    augmented = Augmented(field, inputs, parts)
+    with torch.enable_grad():
+        probe = problem.y0.detach().requires_grad_()
+        back.dependencies.check_none_missed(field(back.outcome.t1, probe), [probe, *inputs], "adjoint")
+    slope = {}
+    times, states, index = _stations(problem.times, back.outcome, ys, y1)
+    grad_ts = torch.zeros_like(problem.ts) if time_gradient else None
+
+    def moved(at: int, cotangent: Tensor) -> Tensor:
+        """⟨cotangent, f⟩ at a station: how the loss changes as that time does."""
+        if at not in slope:
+            with torch.no_grad():
+                slope[at] = field(times[at], states[at])
+        return (cotangent.conj() * slope[at]).real.sum()
+
+    def arriving(at: int) -> Tensor:
+        """The loss's own derivative with respect to the state at a station."""
+        total = grad_y1 if at == len(times) - 1 else torch.zeros_like(grad_y1)
+        for k in index[at]:
+            total = total + grad_ys[k]
+            if grad_ts is not None and at > 0:
+                grad_ts[k] += moved(at, grad_ys[k]).to(grad_ts.dtype)
+        if grad_ts is not None and at == len(times) - 1 and at > 0:
+            grad_ts[-1] += moved(at, grad_y1).to(grad_ts.dtype)
+        return total
+
+    adjoint = arriving(len(times) - 1)
+    integrals = parts.no_integrals()
+    control, budget = back.control, problem.max_steps
+    for at in range(len(times) - 1, 0, -1):
+        z1 = parts.join(states[at], adjoint, integrals)
+        outcome = _section(back, augmented, z1, (times[at], times[at - 1]), control, budget)
+        budget -= outcome.stats.steps
+        control = back.control.resumed(outcome.step_size)
+        stats.steps_backward += outcome.stats.steps
+        y, adjoint, integrals = parts.split(outcome.y1)
+        _warn_of_drift(problem.tolerance, y.reshape(y1.shape), states[at - 1], times[at], times[at - 1])
+        adjoint = adjoint.reshape(y1.shape)
+        if at == 1 and grad_ts is not None:
+            grad_ts[0] -= moved(0, adjoint).to(grad_ts.dtype)
+        adjoint = adjoint + arriving(at - 1)
+    stats.nfe_backward += field.nfe
+    return adjoint, grad_ts, parts.gradients(integrals)
+
+
+def _stations(
+    times: tuple[float, ...], outcome: Outcome, ys: Tensor, y1: Tensor
+) -> tuple[list[float], list[Tensor], list[list[int]]]:
+    """The distinct times at which the loss may touch the trajectory, the states there, and the output indices."""
+    stations, states, index = [times[0]], [ys[0]], [[0]]
+    ahead = 1.0 if times[-1] >= times[0] else -1.0
+    for k in range(1, len(times)):
+        if (times[k] - outcome.t1) * ahead > 0:
+            break
+        if times[k] == stations[-1]:
+            index[-1].append(k)
+        else:
+            stations.append(times[k])
+            states.append(ys[k])
+            index.append([k])
+    if stations[-1] != outcome.t1:
+        stations.append(outcome.t1)
+        states.append(y1)
+        index.append([])
+    return stations, states, index
+
+
+def _section(
+    back: _Backward, augmented: Augmented, z: Tensor, span: tuple[float, float], control: StepControl, budget: int
+) -> Outcome:
+    with torch.no_grad():
+        augmented.field.span = span
+        outcome = integrate(
+            augmented, z, Clock(span), back.solver, control, back.tolerance, max(budget, 1)
+        )
+    if not outcome.status.ok:
+        raise SolveError(
+            f"the backward solve of gradient='adjoint' stopped at t = {outcome.t1:g} on its way from {span[0]:g} to "
+            f"{span[1]:g}: {outcome.status}. {outcome.status.hint} gradient='checkpointed' has no backward solve to fail.",
+            outcome.status,
+        )
+    return outcome
+
+
+def _warn_of_drift(tolerance: Tolerance, found: Tensor, stored: Tensor, t1: float, t0: float) -> None:
+    drift = float(tolerance.ratio(found - stored, stored, found))
+    if not drift <= _DRIFT:
+        warnings.warn(
+            f"solving y backwards from t = {t1:g} to {t0:g} missed the forward trajectory by {drift:.0f} times the "
+            "tolerance, so this adjoint gradient is not to be trusted; use gradient='checkpointed', tighten rtol=/atol=, "
+            "or add output times in between (the state is reset there)",
+            AdjointDriftWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,84 @@
+"""The augmented system that the adjoint method solves backwards, packed into one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from odekit.core.field import Field
+from odekit.core.times import Time
+
+
+class Parts:
+    """Where y, its adjoint a, and the integrals for the parameters lie in the packed vector."""
+
+    def __init__(self, y: Tensor, tensors: list[Tensor]) -> None:
+        self.shape, self.dtype, self.device = y.shape, y.dtype, y.device
+        self.tensors = tensors
+        self.sizes = [y.numel(), y.numel(), sum(tensor.numel() for tensor in tensors)]
+
+    def join(self, y: Tensor, adjoint: Tensor, integrals: Tensor) -> Tensor:
+        return torch.cat([y.reshape(-1), adjoint.reshape(-1), integrals])
+
+    def split(self, z: Tensor) -> tuple[Tensor, ...]:
+        return z.split(self.sizes)
+
+    def no_integrals(self) -> Tensor:
+        return torch.zeros(self.sizes[2], dtype=self.dtype, device=self.device)
+
+    def spread(self, tolerance: float | Tensor) -> float | Tensor:
+        """A tolerance for y as one for the packed vector; the integrals get the smallest."""
+        if not isinstance(tolerance, Tensor):
+            return tolerance
+        flat = tolerance.reshape(-1)
+        return torch.cat([flat, flat, flat.min().expand(self.sizes[2])])
+
+    def gradients(self, integrals: Tensor) -> list[Tensor]:
+        """The integrals as gradients, each in its tensor's shape, dtype and place."""
+        parts = integrals.split([tensor.numel() for tensor in self.tensors])
+        real = [part if tensor.is_complex() else part.real for part, tensor in zip(parts, self.tensors, strict=True)]
+        return [
+            part.reshape(tensor.shape).to(tensor.device, tensor.dtype)
+            for part, tensor in zip(real, self.tensors, strict=True)
+        ]
+
+
+class Augmented:
+    """d/dt [y, a, g] = [f, -aᵀ∂f/∂y, -aᵀ∂f/∂θ] on the packed vector. Chen et al. 2018, Appendix B."""
+
+    def __init__(self, field: Field, inputs: list[Tensor], parts: Parts) -> None:
+        self.field = field
+        self.inputs = inputs
+        self.parts = parts
+
+    @property
+    def nfe(self) -> int:
+        return self.field.nfe
+
+    @property
+    def jacobians(self) -> int:
+        return self.field.jacobians
+
+    def times(self, values: Sequence[Time]) -> Sequence[Tensor]:
+        return self.field.times(values)
+
+    def __call__(self, t: Time, z: Tensor) -> Tensor:
+        parts = self.parts
+        y, adjoint, _ = parts.split(z)
+        with torch.enable_grad():
+            y = y.reshape(parts.shape).requires_grad_()
+            dy = self.field(t, y)
+        backwards = adjoint.reshape(parts.shape).neg()
+        wrt = [y, *self.inputs]
+        grads: Sequence[Tensor | None] = [None] * len(wrt)
+        if dy.requires_grad:
+            grads = torch.autograd.grad(dy, wrt, backwards, allow_unused=True, retain_graph=True)
+        flat = [
+            (torch.zeros_like(tensor) if grad is None else grad).reshape(-1).to(parts.device, parts.dtype)
+            for tensor, grad in zip(wrt, grads, strict=True)
+        ]
+        return torch.cat([dy.detach().reshape(-1), *flat])
+
+

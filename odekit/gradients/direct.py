@@ -1,0 +1,28 @@
+"""Backpropagation through the solver's own operations."""
+
+from __future__ import annotations
+
+import attrs
+
+from odekit.core.integrate import integrate
+from odekit.core.problem import Problem
+from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl
+
+
+@attrs.frozen
+class Direct(GradientMethod):
+    """Backpropagation through every operation of the solve: exact, fastest, and keeps everything in memory.
+
+    Discretise, then optimise. There is no custom autograd function on this path, so that whatever PyTorch can do to
+    ordinary code (double backward, forward mode, function transforms) it can do here. The choice of step sizes is
+    taken as given: no gradient flows through the error control.
+    """
+
+    name = "direct"
+    exact = True
+    memory = "steps × stages × activations of f"
+
+    def solve(self, problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:
+        return integrate(
+            problem.field, problem.y0, problem.clock, solver, control, problem.tolerance, problem.max_steps
+        )

@@ -1,0 +1,1 @@
+"""First-party solvers: each a name, an order and a tableau."""
