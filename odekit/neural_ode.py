@@ -50,7 +50,9 @@ class NeuralODE(nn.Module):
         if isinstance(t, nn.Parameter):
             self.t = t
         else:
-            self.register_buffer("t", torch.as_tensor(t, dtype=torch.float64 if not isinstance(t, Tensor) else None), persistent=False)
+            self.register_buffer(
+                "t", torch.as_tensor(t, dtype=torch.float64 if not isinstance(t, Tensor) else None), persistent=False
+            )
         self.options = {"solver": solver, "gradient": gradient, **options}
         self.stats: Stats | None = None
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from odekit.core.control import resolve_control
 from odekit.core.problem import pose
-from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl
+from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl, TraceEstimator
 from odekit.core.solution import Solution
 from odekit.core.state import Layout
 from odekit.core.tolerance import Norm
@@ -71,9 +71,7 @@ def solve(
     solver = solver_named(solver)
     control = resolve_control(control, step_size, solver)
     gradient = gradient_named(gradient).prepared(solver_named)
-    problem = pose(
-        f, y0, t, args=args, rtol=rtol, atol=atol, norm=norm, max_steps=max_steps, adaptive=control.adaptive
-    )
+    problem = pose(f, y0, t, args=args, rtol=rtol, atol=atol, norm=norm, max_steps=max_steps, adaptive=control.adaptive)
     outcome = gradient.solve(problem, solver, control)
     solution = _solution(outcome, problem.ts, problem.layout)
     if throw and not solution.status.ok:
@@ -95,6 +93,11 @@ def solver_named(solver: str | ODESolver) -> ODESolver:
 def gradient_named(gradient: str | GradientMethod) -> GradientMethod:
     """The gradient method that a name, a class or an instance stands for."""
     return _resolve("gradient", gradient, GradientMethod)
+
+
+def trace_named(trace: str | TraceEstimator) -> TraceEstimator:
+    """The trace estimator that a name, a class or an instance stands for."""
+    return _resolve("trace", trace, TraceEstimator)
 
 
 def _resolve(kind: str, wanted: Any, base: type) -> Any:

@@ -198,7 +198,9 @@ def resolve_control(control: str | StepControl | None, step_size: float | None, 
     if control is None:
         control = CONTROLS["pi"]
     if not isinstance(control, StepControl):
-        raise InputError(f"control is a {type(control).__name__}; expected one of {', '.join(CONTROLS)} or a StepControl")
+        raise InputError(
+            f"control is a {type(control).__name__}; expected one of {', '.join(CONTROLS)} or a StepControl"
+        )
     if control.adaptive and solver.error_order is None:
         raise OptionError(
             f"solver {solver.name!r} has no error estimate, so its steps cannot adapt; "

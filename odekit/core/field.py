@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odekit.core.jacobian import Jacobian, jacobian, rows_are_independent
 from odekit.core.state import Layout
 from odekit.core.times import Time
 from odekit.errors import DynamicsError
@@ -71,6 +73,18 @@ class Field:
         if dy.device != self.device:
             raise DynamicsError(f"f returned a tensor on {dy.device}, y is on {self.device}; move f's parameters or y0")
         return dy
+
+    def linearised(self, t: Time, y: Tensor, rows: bool) -> Jacobian:
+        """∂f/∂y there, detached."""
+        self.jacobians += 1
+        return jacobian(functools.partial(self, self._detached(t)), y, rows)
+
+    def rows_are_independent(self, t: Time, y: Tensor) -> bool:
+        """Whether the rows of a batched ``y`` do not interact, judged at this point."""
+        return rows_are_independent(functools.partial(self, self._detached(t)), y)
+
+    def _detached(self, t: Time) -> Tensor:
+        return self.times((t,))[0].detach()
 
     def times(self, values: Sequence[Time]) -> Sequence[Tensor]:
         """The times as 0-d tensors in the state's real dtype, none of them rounded to outside the span."""

@@ -77,7 +77,11 @@ def pose(
         layout.pack_tolerance(usual_atol if atol is None else atol, "atol", packed),
         resolve_norm(norm),
     )
-    if isinstance(tolerance.rtol, float) and isinstance(tolerance.atol, float) and tolerance.rtol == tolerance.atol == 0:
+    if (
+        isinstance(tolerance.rtol, float)
+        and isinstance(tolerance.atol, float)
+        and tolerance.rtol == tolerance.atol == 0
+    ):
         raise InputError("rtol and atol are both 0, which no step can meet; give at least one of them, e.g. rtol=1e-6")
     field = Field(f, args, layout, packed, (times[0], times[-1]))
     return Problem(field, packed, layout, times, ts, tolerance, max_steps)
@@ -93,9 +97,13 @@ def _times(t: Any, y: Tensor) -> tuple[tuple[float, ...], Tensor]:
         try:
             ts = torch.as_tensor(np.asarray(t, dtype=np.float64))
         except (TypeError, ValueError):
-            raise InputError(f"t={t!r:.80}: expected numbers, such as t=[0.0, 1.0] or torch.linspace(0, 1, 11)") from None
+            raise InputError(
+                f"t={t!r:.80}: expected numbers, such as t=[0.0, 1.0] or torch.linspace(0, 1, 11)"
+            ) from None
     else:
-        raise InputError(f"t is a {type(t).__name__}; expected output times [T], such as t=[0.0, 1.0], the first being t0")
+        raise InputError(
+            f"t is a {type(t).__name__}; expected output times [T], such as t=[0.0, 1.0], the first being t0"
+        )
     if ts.is_complex() or ts.dtype == torch.bool:
         raise InputError(f"t has dtype {ts.dtype}; times are real numbers")
     if ts.ndim != 1 or ts.shape[0] == 0:

@@ -16,12 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from odekit.core.interpolate import hermite
+from odekit.core.jacobian import Linearised
 from odekit.core.solution import Solution, Stats, Status
 from odekit.core.times import Time
+from odekit.errors import OptionError
 
 if TYPE_CHECKING:
     from odekit.core.problem import Problem
     from odekit.core.tolerance import Tolerance
+
 
 class Dynamics(Protocol):
     """The user's vector field: ``f(t, y, *args) -> dy/dt``, any callable or ``nn.Module``.
@@ -40,6 +43,14 @@ class VectorField(Protocol):
 
     def times(self, values: Sequence[Time]) -> Sequence[Tensor]:
         """The given times as 0-d tensors, made in one go."""
+        ...
+
+    def linearised(self, t: Time, y: Tensor, rows: bool) -> Linearised:
+        """∂f/∂y there, detached; in blocks, one a row, if ``rows`` says that rows do not interact."""
+        ...
+
+    def rows_are_independent(self, t: Time, y: Tensor) -> bool:
+        """Whether ``y`` is a batch ``[B, ...]`` whose rows do not interact, judged at this point."""
         ...
 
 
@@ -163,9 +174,7 @@ class StepControl(ABC):
         """The end of the first step. ``f0`` is ``f(t0, y0)`` if known; if not and it is needed, the proposal hands it on."""
 
     @abstractmethod
-    def judge(
-        self, step: Step, t0: float, t1: float, solver: ODESolver, tolerance: Tolerance, carry: Any
-    ) -> Verdict:
+    def judge(self, step: Step, t0: float, t1: float, solver: ODESolver, tolerance: Tolerance, carry: Any) -> Verdict:
         """Judge the step taken from ``t0`` to ``t1``. The only place of the loop that may read from the device."""
 
     def resumed(self, step_size: float) -> StepControl:
@@ -233,6 +242,18 @@ class TraceEstimator(ABC):
 
         Differentiable with respect to y and whatever f closes over.
         """
+
+    def with_frobenius(
+        self, f: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What :meth:`__call__` gives and ``‖∂f/∂y‖_F²`` ``[B]``, exactly or in expectation, from the same products.
+
+        Raises:
+            OptionError: this estimator cannot; only some of them form products with the whole Jacobian.
+        """
+        raise OptionError(
+            f"trace estimator {self.name!r} has no estimate of the Jacobian's Frobenius norm; choose 'hutchinson' or 'exact'"
+        )
 
 
 @attrs.frozen

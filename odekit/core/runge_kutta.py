@@ -47,7 +47,9 @@ class ButcherTableau:
     a: tuple[tuple[float, ...], ...] = attrs.field(converter=_rows)
     b: tuple[float, ...] = attrs.field(converter=_row)
     b_error: tuple[float, ...] | None = attrs.field(default=None, converter=attrs.converters.optional(_row))
-    b_dense: tuple[tuple[float, ...], ...] | None = attrs.field(default=None, converter=attrs.converters.optional(_rows))
+    b_dense: tuple[tuple[float, ...], ...] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(_rows)
+    )
 
     def __attrs_post_init__(self) -> None:
         s = len(self.b)
@@ -57,7 +59,9 @@ class ButcherTableau:
         if self.b_dense is not None:
             sizes["b_dense"] = len(self.b_dense)
         if len(set(sizes.values())) != 1 or s == 0:
-            raise TableauError(f"a tableau of s stages has s entries each in c, a, b (and b_error, b_dense); got {sizes}")
+            raise TableauError(
+                f"a tableau of s stages has s entries each in c, a, b (and b_error, b_dense); got {sizes}"
+            )
         for i, (node, row) in enumerate(zip(self.c, self.a, strict=True)):
             if len(row) > s:
                 raise TableauError(f"row {i} of a has {len(row)} entries for {s} stages")

@@ -33,7 +33,9 @@ class TensorLayout:
         if not isinstance(state, Tensor):
             raise DynamicsError(f"{name} is a {type(state).__name__}; y is a tensor, so a tensor was expected")
         if state.shape != self.shape:
-            raise DynamicsError(f"{name} has shape {tuple(state.shape)}; y has shape {tuple(self.shape)}, and so must dy/dt")
+            raise DynamicsError(
+                f"{name} has shape {tuple(state.shape)}; y has shape {tuple(self.shape)}, and so must dy/dt"
+            )
         return state
 
     def unpack(self, packed: Tensor) -> Tensor:
@@ -60,7 +62,9 @@ class TreeLayout:
         for i, (leaf, shape) in enumerate(zip(leaves, self.shapes, strict=True)):
             where = f"{name}{self._path(i)}"
             if not isinstance(leaf, Tensor):
-                raise DynamicsError(f"{where} is a {type(leaf).__name__}; a tensor of shape {tuple(shape)} was expected")
+                raise DynamicsError(
+                    f"{where} is a {type(leaf).__name__}; a tensor of shape {tuple(shape)} was expected"
+                )
             if leaf.shape != shape:
                 raise DynamicsError(f"{where} has shape {tuple(leaf.shape)}; y{self._path(i)} has shape {tuple(shape)}")
             if leaf.dtype != leaves[0].dtype or leaf.device != leaves[0].device:
@@ -83,12 +87,17 @@ class TreeLayout:
             return _number(value, name)
         leaves, treespec = optree.tree_flatten(value)
         if treespec != self.treespec:
-            raise InputError(f"{name} is nested as {_nesting(treespec)}; give one number, or the nesting of y0: {self.treespec}")
+            raise InputError(
+                f"{name} is nested as {_nesting(treespec)}; give one number, or the nesting of y0: {self.treespec}"
+            )
         full = [
             _tolerance_leaf(torch.as_tensor(leaf, dtype=like.real.dtype), f"{name}{self._path(i)}", shape, like)
             for i, (leaf, shape) in enumerate(zip(leaves, self.shapes, strict=True))
         ]
-        return self.pack(optree.tree_unflatten(self.treespec, [leaf.expand(s) for leaf, s in zip(full, self.shapes, strict=True)]), name)
+        return self.pack(
+            optree.tree_unflatten(self.treespec, [leaf.expand(s) for leaf, s in zip(full, self.shapes, strict=True)]),
+            name,
+        )
 
     def _path(self, index: int) -> str:
         return "".join(f"[{key!r}]" for key in self.treespec.paths()[index])
@@ -105,7 +114,9 @@ def lay_out(y0: Any) -> tuple[Tensor, Layout]:
         return y0, TensorLayout(y0.shape)
     leaves, treespec = optree.tree_flatten(y0)
     if not leaves:
-        raise InputError(f"y0 is {y0!r}, without a tensor in it; expected a tensor or a nested tuple, list or dict of tensors")
+        raise InputError(
+            f"y0 is {y0!r}, without a tensor in it; expected a tensor or a nested tuple, list or dict of tensors"
+        )
     paths = ["y0" + "".join(f"[{key!r}]" for key in path) for path in treespec.paths()]
     for leaf, path in zip(leaves, paths, strict=True):
         _check_leaf(leaf, path)
@@ -113,7 +124,9 @@ def lay_out(y0: Any) -> tuple[Tensor, Layout]:
         if leaf.dtype != leaves[0].dtype:
             raise InputError(f"{path} is {leaf.dtype}, {paths[0]} is {leaves[0].dtype}; give all parts of y0 one dtype")
         if leaf.device != leaves[0].device:
-            raise InputError(f"{path} is on {leaf.device}, {paths[0]} on {leaves[0].device}; move all parts of y0 to one device")
+            raise InputError(
+                f"{path} is on {leaf.device}, {paths[0]} on {leaves[0].device}; move all parts of y0 to one device"
+            )
     shapes = tuple(leaf.shape for leaf in leaves)
     batched = all(len(shape) > 0 and shape[0] == shapes[0][0] for shape in shapes)
     layout = TreeLayout(treespec, shapes, batched)
@@ -122,9 +135,13 @@ def lay_out(y0: Any) -> tuple[Tensor, Layout]:
 
 def _check_leaf(leaf: Any, name: str) -> None:
     if not isinstance(leaf, Tensor):
-        raise InputError(f"{name} is a {type(leaf).__name__} ({leaf!r:.60}); expected a tensor, e.g. torch.as_tensor({name})")
+        raise InputError(
+            f"{name} is a {type(leaf).__name__} ({leaf!r:.60}); expected a tensor, e.g. torch.as_tensor({name})"
+        )
     if not (leaf.is_floating_point() or leaf.is_complex()):
-        raise InputError(f"{name} has dtype {leaf.dtype}; a state is floating-point or complex: use {name}.float() or .double()")
+        raise InputError(
+            f"{name} has dtype {leaf.dtype}; a state is floating-point or complex: use {name}.float() or .double()"
+        )
 
 
 def _number(value: Any, name: str) -> float:
@@ -139,7 +156,9 @@ def _tolerance_leaf(value: Tensor, name: str, shape: torch.Size, like: Tensor) -
     try:
         return value.detach().to(like.device, like.real.dtype).broadcast_to(shape)
     except RuntimeError:
-        raise InputError(f"{name} has shape {tuple(value.shape)}, which does not broadcast to y0's {tuple(shape)}") from None
+        raise InputError(
+            f"{name} has shape {tuple(value.shape)}, which does not broadcast to y0's {tuple(shape)}"
+        ) from None
 
 
 def _nesting(treespec: optree.PyTreeSpec) -> str:

@@ -15,6 +15,11 @@ def coefficient(x: Time, y: Tensor) -> Time:
     return x.to(y.real.dtype) if isinstance(x, Tensor) else x
 
 
+def host(x: Time) -> float:
+    """``x`` as a host float."""
+    return float(x.detach()) if isinstance(x, Tensor) else x
+
+
 @attrs.frozen(eq=False)
 class Clock:
     """Maps the loop's host times to the times that steps compute with.

@@ -32,7 +32,9 @@ def resolve_norm(norm: str | Norm) -> Norm:
     if callable(norm):
         return norm
     if norm not in NORMS:
-        raise InputError(f"norm={norm!r} is not known. {nearest(str(norm), NORMS)} A callable x -> 0-d tensor works too.")
+        raise InputError(
+            f"norm={norm!r} is not known. {nearest(str(norm), NORMS)} A callable x -> 0-d tensor works too."
+        )
     return NORMS[norm]
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import attrs
 import torch
 from torch import Tensor
 
 from odekit.core.field import Field
+from odekit.core.jacobian import LU, Jacobian
 from odekit.core.times import Time
 
 
@@ -45,6 +47,37 @@ class Parts:
         ]
 
 
+@attrs.frozen(eq=False)
+class _Factored:
+    """What implicit stages of the augmented system are solved with."""
+
+    parts: Parts
+    state: LU
+    adjoint: LU
+
+    def solve(self, right: Tensor) -> Tensor:
+        y, adjoint, integrals = self.parts.split(right)
+        shape = self.parts.shape
+        return self.parts.join(
+            self.state.solve(y.reshape(shape)), self.adjoint.solve(adjoint.reshape(shape)), integrals
+        )
+
+
+@attrs.frozen(eq=False)
+class _Linearised:
+    """The diagonal blocks J, -Jᴴ and 0 of the augmented Jacobian.
+
+    The blocks below them couple y to a and both to the integrals, never back, so that a Newton iteration without
+    them still converges, one block after the other, and no matrix grows with the number of parameters.
+    """
+
+    parts: Parts
+    jacobian: Jacobian
+
+    def factored(self, h: float) -> _Factored:
+        return _Factored(self.parts, self.jacobian.factored(h), self.jacobian.factored_adjoint(-h))
+
+
 class Augmented:
     """d/dt [y, a, g] = [f, -aᵀ∂f/∂y, -aᵀ∂f/∂θ] on the packed vector. Chen et al. 2018, Appendix B."""
 
@@ -64,6 +97,13 @@ class Augmented:
     def times(self, values: Sequence[Time]) -> Sequence[Tensor]:
         return self.field.times(values)
 
+    def rows_are_independent(self, t: Time, z: Tensor) -> bool:
+        return self.field.rows_are_independent(t, self.parts.split(z)[0].reshape(self.parts.shape))
+
+    def linearised(self, t: Time, z: Tensor, rows: bool) -> _Linearised:
+        y = self.parts.split(z)[0].reshape(self.parts.shape)
+        return _Linearised(self.parts, self.field.linearised(t, y, rows))
+
     def __call__(self, t: Time, z: Tensor) -> Tensor:
         parts = self.parts
         y, adjoint, _ = parts.split(z)
@@ -80,5 +120,3 @@ class Augmented:
             for tensor, grad in zip(wrt, grads, strict=True)
         ]
         return torch.cat([dy.detach().reshape(-1), *flat])
-
-

@@ -153,4 +153,3 @@ class Dependencies:
                 "find when the solve began, so their gradient would be missing; make them parameters of an nn.Module f, "
                 "pass them through args=, or use gradient='direct'"
             )
-

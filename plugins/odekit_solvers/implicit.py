@@ -1,0 +1,52 @@
+"""Diagonally implicit Runge-Kutta methods, for stiff problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import odekit
+from odekit.core.implicit_runge_kutta import DiagonallyImplicitRungeKutta
+from odekit.core.runge_kutta import ButcherTableau
+
+
+class ImplicitEuler(DiagonallyImplicitRungeKutta):
+    """The backward Euler method, L-stable. Hairer & Wanner, *Solving ODEs II*, IV.3."""
+
+    name = "implicit_euler"
+    order = 1
+    tableau = ButcherTableau(c=(1,), a=((1,),), b=(1,))
+
+
+class Trapezoid(DiagonallyImplicitRungeKutta):
+    """The trapezoidal rule, A-stable. Hairer & Wanner, *Solving ODEs II*, IV.3; Crank & Nicolson 1947."""
+
+    name = "trapezoid"
+    order = 2
+    tableau = ButcherTableau(c=(0, 1), a=((), (1 / 2, 1 / 2)), b=(1 / 2, 1 / 2))
+
+
+def _kvaerno3() -> ButcherTableau:
+    """The coefficients as functions of γ, the middle root of γ³ - 3γ² + 3γ/2 - 1/6 = 0, which makes both methods stiffly accurate."""
+    g = 0.435866521508458999416019
+    stage3 = ((-4 * g**2 + 6 * g - 1) / (4 * g), (1 - 2 * g) / (4 * g), g)
+    stage4 = ((6 * g - 1) / (12 * g), -1 / ((24 * g - 12) * g), (-6 * g**2 + 6 * g - 1) / (6 * g - 3), g)
+    return ButcherTableau(
+        c=(0, 2 * g, 1, 1),
+        a=((), (g, g), stage3, stage4),
+        b=stage4,
+        b_error=[b - embedded for b, embedded in zip(stage4, (*stage3, 0), strict=True)],
+    )
+
+
+class Kvaerno3(DiagonallyImplicitRungeKutta):
+    """Kværnø's ESDIRK 3(2) pair, L-stable, stiffly accurate in both members. Kværnø 2004, *SDIRK methods with an explicit first stage*."""
+
+    name = "kvaerno3"
+    order = 3
+    tableau = _kvaerno3()
+
+
+@odekit.hookimpl
+def register_solvers(register: Callable[[type], None]) -> None:
+    for solver in (ImplicitEuler, Trapezoid, Kvaerno3):
+        register(solver)
