@@ -106,7 +106,8 @@ def _resolve(kind: str, wanted: Any, base: type) -> Any:
         found = found()
     if not isinstance(found, base):
         raise InputError(
-            f"{kind}={wanted!r:.80}: expected a registered name (see `odekit list {kind}s`) or an instance of {base.__name__}"
+            f"{kind}={wanted!r:.80}: expected a registered name (see `odekit list {kind}s`) "
+            f"or an instance of {base.__name__}"
         )
     return found
 

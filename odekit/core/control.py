@@ -14,9 +14,14 @@ from odekit.core.solution import Status
 from odekit.core.tolerance import Tolerance
 from odekit.errors import InputError, OptionError, nearest
 
+_NO_ESTIMATE = (
+    "solver {name!r} has no error estimate, so its steps cannot adapt; "
+    "give step_size=..., or choose an adaptive solver such as 'dopri5'"
+)
 
-def _positive(instance: Any, attribute: Any, value: float | None) -> None:
-    if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
+
+def _positive(instance: Any, attribute: Any, value: float) -> None:
+    if not (isinstance(value, int | float) and 0 < value < math.inf):
         raise InputError(f"{attribute.name}={value!r}: expected a positive, finite number")
 
 
@@ -64,7 +69,7 @@ class _Grid:
 
 @attrs.frozen(eq=False)
 class _History:
-    """What PID control remembers: the scaled errors of the last two accepted steps, and whether it just rejected one."""
+    """What PID control remembers: the scaled errors of the last two accepted steps, and whether it just rejected."""
 
     last: float = 1.0
     before: float = 1.0
@@ -75,9 +80,9 @@ class _History:
 class PIDControl(StepControl):
     """Keeps the scaled local error e below one by a digital controller on log e.
 
-    The next step is ``dt · safety · e_n^-(p+i+d)/k · e_{n-1}^(p+2d)/k · e_{n-2}^-d/k`` with k one more than the order of
-    the embedded method (Söderlind 2003, *Digital filters in adaptive time-stepping*; Hairer & Wanner, *Solving ODEs II*,
-    IV.2). After a rejection only the integral part acts and the step does not grow at once.
+    The next step is ``dt · safety · e_n^-(p+i+d)/k · e_{n-1}^(p+2d)/k · e_{n-2}^-d/k`` with k one more than the order
+    of the embedded method (Söderlind 2003, *Digital filters in adaptive time-stepping*; Hairer & Wanner, *Solving ODEs
+    II*, IV.2). After a rejection only the integral part acts and the step does not grow at once.
 
     Attributes:
         pcoeff, icoeff, dcoeff: p, i and d above. (0, 1, 0) is the classical I control.
@@ -96,7 +101,7 @@ class PIDControl(StepControl):
     factor_max: float = attrs.field(default=10.0, validator=_positive)
     dt_min: float = 0.0
     dt_max: float = math.inf
-    first_step: float | None = attrs.field(default=None, validator=_positive)
+    first_step: float | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
 
     adaptive = True
 
@@ -111,10 +116,7 @@ class PIDControl(StepControl):
         f0: Tensor | None = None,
     ) -> Proposal:
         if solver.error_order is None:
-            raise OptionError(
-                f"solver {solver.name!r} has no error estimate, so its steps cannot adapt; "
-                "give step_size=..., or choose an adaptive solver such as 'dopri5'"
-            )
+            raise OptionError(_NO_ESTIMATE.format(name=solver.name))
         direction = math.copysign(1.0, t1 - t0)
         if self.first_step is not None:
             return Proposal(t0 + direction * min(self.first_step, self.dt_max), _History(), f0)
@@ -128,6 +130,8 @@ class PIDControl(StepControl):
     def judge(self, step: Step, t0: float, t1: float, solver: ODESolver, tolerance: Tolerance, carry: Any) -> Verdict:
         if not step.status.ok:
             return self._retry(t0, t1, 0.25, carry, step.status)
+        if step.error is None or solver.error_order is None:
+            raise OptionError(_NO_ESTIMATE.format(name=solver.name))
         with torch.no_grad():
             error = float(tolerance.ratio(step.error, step.y0, step.y1))
         if not math.isfinite(error):
@@ -202,8 +206,5 @@ def resolve_control(control: str | StepControl | None, step_size: float | None, 
             f"control is a {type(control).__name__}; expected one of {', '.join(CONTROLS)} or a StepControl"
         )
     if control.adaptive and solver.error_order is None:
-        raise OptionError(
-            f"solver {solver.name!r} has no error estimate, so its steps cannot adapt; "
-            "give step_size=..., or choose an adaptive solver such as 'dopri5'"
-        )
+        raise OptionError(_NO_ESTIMATE.format(name=solver.name))
     return control

@@ -59,8 +59,7 @@ class Field:
         try:
             dy = self.f(t, self.layout.unpack(y), *self.args)
         except Exception as error:
-            _explain(error, f"raised by f(t, y), called by odekit in a solve over t = {self.span[0]:g} ... {self.span[1]:g}"
-                     f" with y of shape {tuple(y.shape)}, {y.dtype} on {y.device}")  # fmt: skip
+            _explain(error, t, y)
             raise
         if dy is None:
             raise DynamicsError("f returned None; expected dy/dt (is a `return` missing?)")
@@ -88,20 +87,21 @@ class Field:
 
     def times(self, values: Sequence[Time]) -> Sequence[Tensor]:
         """The times as 0-d tensors in the state's real dtype, none of them rounded to outside the span."""
-        if any(isinstance(value, Tensor) for value in values):
+        floats = [value for value in values if not isinstance(value, Tensor)]
+        if len(floats) < len(values):
             return [torch.as_tensor(value).to(self.device, self.time_dtype) for value in values]
         low, high = self._bounds
-        inside = [min(max(value, low), high) for value in values]
+        inside = [min(max(value, low), high) for value in floats]
         if self.device.type == "cpu":
             return torch.tensor(inside, dtype=self.time_dtype).unbind()
         return [torch.full((), value, dtype=self.time_dtype, device=self.device) for value in inside]
 
 
-_NUMPY_FLOATS = {torch.float32: np.float32, torch.float16: np.float16}
+_NUMPY_FLOATS: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float16: np.float16}
 
 
 def _inward(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
-    """The largest interval within ``[low, high]`` whose ends ``dtype`` can hold; the interval itself if there is none."""
+    """The largest interval in ``[low, high]`` whose ends ``dtype`` can hold; the interval itself if there is none."""
     if dtype not in _NUMPY_FLOATS:
         return low, high
     narrow = _NUMPY_FLOATS[dtype]
@@ -113,6 +113,9 @@ def _inward(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
     return (float(lowest), float(highest)) if lowest <= highest else (low, high)
 
 
-def _explain(error: Exception, note: str) -> None:
-    if note not in getattr(error, "__notes__", ()):
-        error.add_note(note)
+def _explain(error: Exception, t: Tensor, y: Tensor) -> None:
+    """Note on an exception of the user's own where odekit called it; the innermost of nested solves has the say."""
+    if not getattr(error, "__notes__", None):
+        error.add_note(
+            f"raised by f(t, y) with t = {t.detach()!s} and y of shape {tuple(y.shape)}, {y.dtype} on {y.device}"
+        )

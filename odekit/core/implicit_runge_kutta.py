@@ -29,9 +29,10 @@ def _known_jacobian(instance: Any, attribute: Any, value: str) -> None:
 class DiagonallyImplicitRungeKutta(RungeKutta):
     """A DIRK, SDIRK or ESDIRK method: a subclass names itself, its order and its tableau.
 
-    Stage i solves Y = y0 + dt Σ_{j<i} a_ij k_j + dt a_ii f(t_i, Y), and k_i = (Y - base)/(dt a_ii), which needs no further
-    call of f and does not amplify what is left of the iteration's error on stiff problems. Gradients go through the
-    implicit function theorem, not through the iteration. Hairer & Wanner, *Solving ODEs II*, IV.6 and IV.8.
+    Stage i solves Y = base + dt a_ii f(t_i, Y) with base = y0 + dt Σ_{j<i} a_ij k_j, and k_i = (Y - base)/(dt a_ii),
+    which needs no further call of f and does not amplify what is left of the iteration's error on stiff problems.
+    Gradients go through the implicit function theorem, not through the iteration. Hairer & Wanner, *Solving ODEs II*,
+    IV.6 and IV.8.
 
     Attributes:
         newton: the settings of the iteration.
@@ -40,7 +41,7 @@ class DiagonallyImplicitRungeKutta(RungeKutta):
             evaluation, whether rows interact there (say ``"dense"`` if they begin to interact only later).
     """
 
-    newton: Newton = Newton()
+    newton: Newton = attrs.field(factory=Newton)
     jacobian: str = attrs.field(default="auto", validator=_known_jacobian)
 
     implicit = True
@@ -103,7 +104,8 @@ class DiagonallyImplicitRungeKutta(RungeKutta):
         y1 = y if tableau.stiffly_accurate else combine(y0, dt, tableau.b, ks)
         error = None
         if tableau.b_error is not None:
-            error = coefficient(dt, y0) * weighted(tableau.b_error, ks)
+            total = weighted(tableau.b_error, ks)
+            error = total if total is None else coefficient(dt, y0) * total
         last = ks[-1] if tableau.stiffly_accurate and self._first_is_explicit else None
         return Step(t0, t1, y0, y1, error, carry=(last, rows), dense=ks)
 

@@ -10,8 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from odekit.core.field import Field
-from odekit.core.protocols import ODESolver, Outcome, Step, StepControl
+from odekit.core.protocols import CountedField, ODESolver, Outcome, Step, StepControl, VectorField
 from odekit.core.solution import Stats, Status
 from odekit.core.times import Clock
 from odekit.core.tolerance import Tolerance
@@ -36,7 +35,7 @@ class Accepted:
 
 
 def integrate(
-    f: Field,
+    f: CountedField,
     y0: Tensor,
     clock: Clock,
     solver: ODESolver,
@@ -105,7 +104,7 @@ class Outputs:
         if clock.times[0] == clock.times[-1]:
             self.taken *= len(clock.times)
 
-    def take(self, f: Field, solver: ODESolver, step: Step, t1: float) -> tuple[Step, range]:
+    def take(self, f: VectorField, solver: ODESolver, step: Step, t1: float) -> tuple[Step, range]:
         """Record what lies in an accepted step that ends at ``t1``; the step, densified if need be, and the indices."""
         times, first = self.clock.times, len(self.taken)
         stop = first
@@ -124,7 +123,7 @@ class Outputs:
 
 
 def states_in(
-    f: Field, solver: ODESolver, step: Step, t1: float, clock: Clock, outputs: range
+    f: VectorField, solver: ODESolver, step: Step, t1: float, clock: Clock, outputs: range
 ) -> tuple[Step, list[Tensor]]:
     """The states at the output times with these indices, all within the step, which ends at host time ``t1``."""
     states, dense = [], False

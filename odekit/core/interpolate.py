@@ -12,7 +12,7 @@ from odekit.core.times import Time, coefficient
 
 
 def hermite(y0: Tensor, y1: Tensor, f0: Tensor, f1: Tensor, dt: Time, theta: Time) -> Tensor:
-    """The cubic through ``y0`` and ``y1`` with the slopes ``f0`` and ``f1`` at its ends, ``dt`` apart, at ``theta`` in [0, 1]."""
+    """The cubic through ``y0`` and ``y1``, ``dt`` apart, with the slopes ``f0`` and ``f1``, at ``theta`` in [0, 1]."""
     theta, dt = coefficient(theta, y0), coefficient(dt, y0)
     bend = (1 - 2 * theta) * (y1 - y0) + (theta - 1) * dt * f0 + theta * dt * f1
     return (1 - theta) * y0 + theta * y1 + theta * (theta - 1) * bend

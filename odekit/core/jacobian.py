@@ -66,14 +66,14 @@ def jacobian(f: Map, y: Tensor, rows: bool) -> Jacobian:
     """The Jacobian of ``f`` at ``y``, detached.
 
     One call of f, then one reverse pass that a batch of unit vectors rides together. Blocks (``rows``) are right only
-    where row b of f depends on row b of y alone; then one unit vector serves all rows at once. For a complex state f must
-    be holomorphic.
+    where row b of f depends on row b of y alone; then one unit vector serves all rows at once. For a complex state f
+    must be holomorphic.
     """
     one = y[:1] if rows else y
     n = one.numel()
     units = torch.eye(n, dtype=y.dtype, device=y.device).reshape(n, *one.shape).expand(n, *y.shape)
     with torch.no_grad():
-        _, pull = torch.func.vjp(f, y)
+        pull = torch.func.vjp(f, y)[1]
         (pulled,) = torch.func.vmap(pull)(units)
     matrix = pulled.reshape(n, y.shape[0], n).transpose(0, 1) if rows else pulled.reshape(n, n)
     return Jacobian(matrix.conj().resolve_conj())
@@ -82,8 +82,8 @@ def jacobian(f: Map, y: Tensor, rows: bool) -> Jacobian:
 def rows_are_independent(f: Map, y: Tensor) -> bool:
     """Whether row b of ``f`` depends on row b of ``y`` only, judged at ``y``.
 
-    For every bit of the row number, cotangents on the rows where it is set, and on those where it is not, must leave the
-    other rows' gradients exactly zero; any two rows differ in some bit. One call of f and one batched reverse pass.
+    For every bit of the row number, cotangents on the rows where it is set, and on those where it is not, must leave
+    the other rows' gradients exactly zero; any two rows differ in some bit. One call of f and one batched reverse pass.
     """
     if y.ndim < 2 or y.shape[0] < 2 or math.prod(y.shape[1:]) == 0:
         return False
@@ -93,6 +93,6 @@ def rows_are_independent(f: Map, y: Tensor) -> bool:
     masks = masks.reshape(*masks.shape, *[1] * (y.ndim - 1))
     weights = torch.linspace(1.0, 2.0, y.numel(), dtype=y.real.dtype, device=y.device).reshape(y.shape).to(y.dtype)
     with torch.no_grad():
-        _, pull = torch.func.vjp(f, y)
+        pull = torch.func.vjp(f, y)[1]
         (pulled,) = torch.func.vmap(pull)(masks * weights)
         return not bool((pulled * ~masks).any())

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import attrs
-import torch
 from torch import Tensor
 
 from odekit.core.jacobian import Factored
@@ -51,7 +50,7 @@ class Newton:
 
     max_iterations: int = attrs.field(default=15, validator=_at_least_one)
     fraction: float = attrs.field(default=0.01, validator=_fraction)
-    tolerance: Tolerance = Tolerance(1e-6, 1e-8)
+    tolerance: Tolerance = attrs.field(factory=lambda: Tolerance(1e-6, 1e-8))
 
     def solve(
         self, f: VectorField, t: Tensor, base: Tensor, h: float, guess: Tensor, factors: Factored, rows: bool

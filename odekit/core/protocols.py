@@ -19,7 +19,7 @@ from odekit.core.interpolate import hermite
 from odekit.core.jacobian import Linearised
 from odekit.core.solution import Solution, Stats, Status
 from odekit.core.times import Time
-from odekit.errors import OptionError
+from odekit.errors import InputError, OptionError
 
 if TYPE_CHECKING:
     from odekit.core.problem import Problem
@@ -52,6 +52,16 @@ class VectorField(Protocol):
     def rows_are_independent(self, t: Time, y: Tensor) -> bool:
         """Whether ``y`` is a batch ``[B, ...]`` whose rows do not interact, judged at this point."""
         ...
+
+
+class CountedField(VectorField, Protocol):
+    """A vector field that knows how often it was called."""
+
+    @property
+    def nfe(self) -> int: ...
+
+    @property
+    def jacobians(self) -> int: ...
 
 
 @attrs.frozen(eq=False)
@@ -121,7 +131,8 @@ class ODESolver(ABC):
 
         By default the cubic Hermite interpolant of the two slopes in ``dense``.
         """
-        return hermite(step.y0, step.y1, *step.dense, step.t1 - step.t0, theta)
+        f0, f1 = step.dense
+        return hermite(step.y0, step.y1, f0, f1, step.t1 - step.t0, theta)
 
 
 @attrs.frozen(eq=False)
@@ -171,7 +182,7 @@ class StepControl(ABC):
         tolerance: Tolerance,
         f0: Tensor | None = None,
     ) -> Proposal:
-        """The end of the first step. ``f0`` is ``f(t0, y0)`` if known; if not and it is needed, the proposal hands it on."""
+        """The end of the first step. ``f0`` is ``f(t0, y0)`` if known; if it is needed and not, the proposal has it."""
 
     @abstractmethod
     def judge(self, step: Step, t0: float, t1: float, solver: ODESolver, tolerance: Tolerance, carry: Any) -> Verdict:
@@ -252,7 +263,8 @@ class TraceEstimator(ABC):
             OptionError: this estimator cannot; only some of them form products with the whole Jacobian.
         """
         raise OptionError(
-            f"trace estimator {self.name!r} has no estimate of the Jacobian's Frobenius norm; choose 'hutchinson' or 'exact'"
+            f"trace estimator {self.name!r} has no estimate of the Jacobian's Frobenius norm; "
+            "choose 'hutchinson' or 'exact'"
         )
 
 
@@ -290,7 +302,7 @@ class Model(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def build(cls, shape: tuple[int, ...], classes: int | None, tools: Tools, **options: Any) -> Model:
-        """A fresh model for samples of ``shape`` (and ``classes`` classes). Options are this model's own, all keyword."""
+        """A fresh model for samples of ``shape`` (and ``classes`` classes); the options are this model's own."""
 
     @abstractmethod
     def loss(
@@ -312,6 +324,8 @@ class Classifier(Model):
     def loss(
         self, x: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        if y is None:
+            raise InputError("a classifier's loss needs labels y [B]; got None")
         logits = self(x)
         loss = nn.functional.cross_entropy(logits, y)
         error = (logits.detach().argmax(-1) != y).to(logits.dtype).mean()

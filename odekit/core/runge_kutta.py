@@ -32,15 +32,15 @@ class ButcherTableau:
 
     Attributes:
         c: nodes, ``[s]``, within [0, 1].
-        a: stage weights, s rows; row i may be as short as its last non-zero entry (an explicit method's first is ``()``).
+        a: stage weights, s rows; a row may end at its last non-zero entry (an explicit method's first is ``()``).
         b: weights of the step, ``[s]``.
         b_error: weights of the error estimate, ``b - b̂`` with b̂ the embedded method's weights; None without one.
         b_dense: for each stage the coefficients of θ, θ², ... in its weight b_i(θ) of the dense output; None for the
             cubic Hermite interpolant.
 
     Raises:
-        TableauError: sizes do not match, a row of ``a`` does not sum to its node, ``b`` does not sum to one, ``b_error``
-            not to zero, or the dense output does not end in ``b``.
+        TableauError: sizes do not match, a row of ``a`` does not sum to its node, ``b`` does not sum to one,
+            ``b_error`` not to zero, or the dense output does not end in ``b``.
     """
 
     c: tuple[float, ...] = attrs.field(converter=_row)
@@ -131,7 +131,8 @@ class ButcherTableau:
         gap, tree = defect(self.a, self.b, order)
         if gap > 1e-10:
             raise TableauError(
-                f"the tableau misses an order condition of order {_vertices(tree)} by {gap:.1e}, but order {order} is claimed"
+                f"the tableau misses an order condition of order {_vertices(tree)} by {gap:.1e}, "
+                f"but order {order} is claimed"
             )
         if self.b_error is not None and (self.error_order == 0 or not any(self.b_error)):
             raise TableauError("b - b_error is not a consistent method; its error estimate would mean nothing")
@@ -139,8 +140,8 @@ class ButcherTableau:
             gap, tree = defect(self.a, self.dense_weights(theta), order - 1, theta)
             if gap > 1e-10:
                 raise TableauError(
-                    f"the dense output misses an order condition of order {_vertices(tree)} at θ = {theta} by {gap:.1e}; "
-                    f"a method of order {order} needs one of order {order - 1}"
+                    f"the dense output misses an order condition of order {_vertices(tree)} at θ = {theta} "
+                    f"by {gap:.1e}; a method of order {order} needs one of order {order - 1}"
                 )
 
 

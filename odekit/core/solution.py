@@ -35,9 +35,13 @@ class Status(enum.Enum):
 _HINTS = {
     Status.SUCCESS: "",
     Status.MAX_STEPS: "Raise max_steps=, loosen rtol=/atol=, or try a stiff solver such as 'kvaerno3'.",
-    Status.STEP_UNDERFLOW: "Loosen rtol=/atol=, try a stiff solver such as 'kvaerno3', or look for a singularity near this time.",
+    Status.STEP_UNDERFLOW: (
+        "Loosen rtol=/atol=, try a stiff solver such as 'kvaerno3', or look for a singularity near this time."
+    ),
     Status.NON_FINITE: "Check f for a division by zero or an overflow near this time and state.",
-    Status.NEWTON_DIVERGED: "Use a smaller step_size=, or an adaptive stiff solver such as 'kvaerno3', which retries with a smaller step.",
+    Status.NEWTON_DIVERGED: (
+        "Use a smaller step_size=, or an adaptive stiff solver such as 'kvaerno3', which retries with smaller steps."
+    ),
 }
 
 

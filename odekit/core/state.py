@@ -49,7 +49,7 @@ class TensorLayout:
 
 @attrs.frozen(eq=False)
 class TreeLayout:
-    """A nested state. Leaves that all share their first axis are laid side by side as ``[B, features]``, others end to end."""
+    """A nested state. Leaves with the same first axis are laid side by side as ``[B, features]``, others end to end."""
 
     treespec: optree.PyTreeSpec
     shapes: tuple[torch.Size, ...]

@@ -15,7 +15,7 @@ Norm = Callable[[Tensor], Tensor]
 
 
 def rms(x: Tensor) -> Tensor:
-    """Root mean square over all components; 0 for an empty tensor. Hairer, Nørsett & Wanner, *Solving ODEs I*, (4.11)."""
+    """Root mean square over all components; 0 if there are none. Hairer, Nørsett & Wanner, *Solving ODEs I*, (4.11)."""
     return torch.linalg.vector_norm(x) / math.sqrt(max(x.numel(), 1))
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from odekit.core.control import resolve_control
-from odekit.core.field import Field
 from odekit.core.integrate import integrate
 from odekit.core.problem import Problem
 from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl
+from odekit.core.solution import Stats
 from odekit.core.times import Clock
 from odekit.core.tolerance import NORMS, Norm, Tolerance, rms
 from odekit.errors import AdjointDriftWarning, GradientError, InputError, SolveError, nearest
@@ -79,7 +79,7 @@ class Adjoint(GradientMethod):
             return _forward(problem, solver, control, None)
         back = _Backward(self, problem, solver, control)
         ys, y1 = _Solve.apply(back, problem.y0, problem.ts, *back.dependencies.tensors)
-        return attrs.evolve(back.outcome, ys=ys, y1=y1)
+        return attrs.evolve(back.outcomes.pop(), ys=ys, y1=y1)
 
 
 def _forward(problem: Problem, solver: ODESolver, control: StepControl, f0: Tensor | None) -> Outcome:
@@ -102,7 +102,7 @@ class _Backward:
     def __init__(self, method: Adjoint, problem: Problem, solver: ODESolver, control: StepControl) -> None:
         self.problem = problem
         self.forward_solver, self.forward_control = solver, control
-        self.solver = solver if method.solver is None else method.solver
+        self.solver = method.solver if isinstance(method.solver, ODESolver) else solver
         own = method.control is not None or method.step_size is not None
         self.control = resolve_control(method.control if own else control, method.step_size, self.solver)
         self.dependencies = Dependencies(problem)
@@ -114,7 +114,8 @@ class _Backward:
         self.parts = Parts(problem.y0, self.dependencies.tensors)
         self.tolerance = self._tolerance(method)
         self.drift_allowed = self._drift_allowed(method)
-        self.outcome: Any = None
+        self.outcomes: list[Outcome] = []
+        self.stats, self.reached = Stats(), problem.times[0]
 
     def _drift_allowed(self, method: Adjoint) -> Tolerance:
         if not self.control.adaptive:
@@ -141,7 +142,8 @@ class _Solve(torch.autograd.Function):
         ctx.back = back
         y1 = outcome.y1.clone()
         ctx.save_for_backward(outcome.ys, y1)
-        back.outcome = attrs.evolve(outcome, ys=None, y1=None)
+        back.outcomes.append(outcome)
+        back.stats, back.reached = outcome.stats, outcome.t1
         return outcome.ys, y1
 
     @staticmethod
@@ -156,15 +158,15 @@ class _Solve(torch.autograd.Function):
 def _solve_backwards(
     back: _Backward, ys: Tensor, y1: Tensor, grad_ys: Tensor, grad_y1: Tensor, time_gradient: bool
 ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
-    problem, parts, stats = back.problem, back.parts, back.outcome.stats
+    problem, parts, stats = back.problem, back.parts, back.stats
     inputs = back.dependencies.inputs()
     field = back.dependencies.field(problem, inputs)
     augmented = Augmented(field, inputs, parts)
     with torch.enable_grad():
         probe = problem.y0.detach().requires_grad_()
-        back.dependencies.check_none_missed(field(back.outcome.t1, probe), [probe, *inputs], "adjoint")
+        back.dependencies.check_none_missed(field(back.reached, probe), [probe, *inputs], "adjoint")
     slope = {}
-    times, states, index = _stations(problem.times, back.outcome, ys, y1)
+    times, states, index = _stations(problem.times, back.reached, ys, y1)
     grad_ts = torch.zeros_like(problem.ts) if time_gradient else None
 
     def moved(at: int, cotangent: Tensor) -> Tensor:
@@ -205,13 +207,13 @@ def _solve_backwards(
 
 
 def _stations(
-    times: tuple[float, ...], outcome: Outcome, ys: Tensor, y1: Tensor
+    times: tuple[float, ...], reached: float, ys: Tensor, y1: Tensor
 ) -> tuple[list[float], list[Tensor], list[list[int]]]:
     """The distinct times at which the loss may touch the trajectory, the states there, and the output indices."""
     stations, states, index = [times[0]], [ys[0]], [[0]]
     ahead = 1.0 if times[-1] >= times[0] else -1.0
     for k in range(1, len(times)):
-        if (times[k] - outcome.t1) * ahead > 0:
+        if (times[k] - reached) * ahead > 0:
             break
         if times[k] == stations[-1]:
             index[-1].append(k)
@@ -219,8 +221,8 @@ def _stations(
             stations.append(times[k])
             states.append(ys[k])
             index.append([k])
-    if stations[-1] != outcome.t1:
-        stations.append(outcome.t1)
+    if stations[-1] != reached:
+        stations.append(reached)
         states.append(y1)
         index.append([])
     return stations, states, index
@@ -235,7 +237,8 @@ def _section(
     if not outcome.status.ok:
         raise SolveError(
             f"the backward solve of gradient='adjoint' stopped at t = {outcome.t1:g} on its way from {span[0]:g} to "
-            f"{span[1]:g}: {outcome.status}. {outcome.status.hint} gradient='checkpointed' has no backward solve to fail.",
+            f"{span[1]:g}: {outcome.status}. {outcome.status.hint} "
+            "gradient='checkpointed' has no backward solve to fail.",
             outcome.status,
         )
     return outcome
@@ -245,9 +248,9 @@ def _warn_of_drift(tolerance: Tolerance, found: Tensor, stored: Tensor, t1: floa
     drift = float(tolerance.ratio(found - stored, stored, found))
     if not drift <= 1:
         warnings.warn(
-            f"solving y backwards from t = {t1:g} to {t0:g} missed the forward trajectory by {drift:.2g} times what can be "
-            "put down to the tolerance or step size, so this adjoint gradient is not to be trusted; use gradient='checkpointed', tighten rtol=/atol=, "
-            "or add output times in between (the state is reset there)",
+            f"solving y backwards from t = {t1:g} to {t0:g} missed the forward trajectory by {drift:.2g} times what "
+            "can be put down to the tolerance or step size, so this adjoint gradient is not to be trusted; use "
+            "gradient='checkpointed', tighten rtol=/atol=, or add output times in between (the state is reset there)",
             AdjointDriftWarning,
             stacklevel=2,
         )

@@ -97,21 +97,21 @@ class Augmented:
     def times(self, values: Sequence[Time]) -> Sequence[Tensor]:
         return self.field.times(values)
 
-    def rows_are_independent(self, t: Time, z: Tensor) -> bool:
-        return self.field.rows_are_independent(t, self.parts.split(z)[0].reshape(self.parts.shape))
+    def rows_are_independent(self, t: Time, y: Tensor) -> bool:
+        return self.field.rows_are_independent(t, self.parts.split(y)[0].reshape(self.parts.shape))
 
-    def linearised(self, t: Time, z: Tensor, rows: bool) -> _Linearised:
-        y = self.parts.split(z)[0].reshape(self.parts.shape)
-        return _Linearised(self.parts, self.field.linearised(t, y, rows))
+    def linearised(self, t: Time, y: Tensor, rows: bool) -> _Linearised:
+        state = self.parts.split(y)[0].reshape(self.parts.shape)
+        return _Linearised(self.parts, self.field.linearised(t, state, rows))
 
-    def __call__(self, t: Time, z: Tensor) -> Tensor:
+    def __call__(self, t: Time, y: Tensor) -> Tensor:
         parts = self.parts
-        y, adjoint, _ = parts.split(z)
+        state, adjoint, _ = parts.split(y)
         with torch.enable_grad():
-            y = y.reshape(parts.shape).requires_grad_()
-            dy = self.field(t, y)
+            state = state.reshape(parts.shape).requires_grad_()
+            dy = self.field(t, state)
         backwards = adjoint.reshape(parts.shape).neg()
-        wrt = [y, *self.inputs]
+        wrt = [state, *self.inputs]
         grads: Sequence[Tensor | None] = [None] * len(wrt)
         if dy.requires_grad:
             grads = torch.autograd.grad(dy, wrt, backwards, allow_unused=True, retain_graph=True)

@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections.abc import Iterator
 from types import CodeType
-from typing import Any
+from typing import Any, cast
 
 import optree
 import torch
@@ -108,7 +108,8 @@ class Dependencies:
     """
 
     def __init__(self, problem: Problem) -> None:
-        leaves, self._treespec = optree.tree_flatten(problem.field.args, none_is_leaf=True)
+        leaves: list[Any]
+        leaves, self._treespec = optree.tree_flatten(cast(Any, problem.field.args), none_is_leaf=True)
         self._args = leaves
         self._places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
         args = [leaves[i] for i in self._places]
@@ -140,7 +141,7 @@ class Dependencies:
         leaves = list(self._args)
         for place, tensor in zip(self._places, inputs, strict=False):
             leaves[place] = tensor
-        return problem.field.fork(args=optree.tree_unflatten(self._treespec, leaves))
+        return problem.field.fork(args=cast(tuple[Any, ...], optree.tree_unflatten(self._treespec, leaves)))
 
     def check_none_missed(self, output: Tensor, known: list[Tensor], method: str) -> None:
         """Raise GradientError if the graph of ``output`` has a leaf that is not among ``known``."""
@@ -149,7 +150,7 @@ class Dependencies:
         if missed:
             shapes = ", ".join(str(tuple(leaf.shape)) for leaf in missed)
             raise GradientError(
-                f"f uses {len(missed)} tensor(s) that need a gradient (shapes {shapes}) which gradient={method!r} did not "
-                "find when the solve began, so their gradient would be missing; make them parameters of an nn.Module f, "
-                "pass them through args=, or use gradient='direct'"
+                f"f uses {len(missed)} tensor(s) that need a gradient (shapes {shapes}) which gradient={method!r} did "
+                "not find when the solve began, so their gradient would be missing; make them parameters of an "
+                "nn.Module f, pass them through args=, or use gradient='direct'"
             )

@@ -14,6 +14,7 @@ from odekit.core.field import Field
 from odekit.core.integrate import Accepted, at_end, integrate, states_in
 from odekit.core.problem import Problem
 from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl
+from odekit.core.solution import Stats
 from odekit.core.times import Clock
 from odekit.gradients.captured import Dependencies
 
@@ -38,7 +39,7 @@ class Checkpointed(GradientMethod):
         dependencies = Dependencies(problem)
         tape = _Tape(problem, solver, control, dependencies)
         ys, y1 = _Replay.apply(tape, problem.y0, problem.ts, *dependencies.tensors)
-        return attrs.evolve(tape.outcome, ys=ys, y1=y1)
+        return attrs.evolve(tape.outcomes.pop(), ys=ys, y1=y1)
 
 
 def _forward(
@@ -60,7 +61,8 @@ class _Tape:
         self.control = control
         self.dependencies = dependencies
         self.steps: list[Accepted] = []
-        self.outcome: Any = None
+        self.outcomes: list[Outcome] = []
+        self.stats = Stats()
 
 
 class _Replay(torch.autograd.Function):
@@ -68,7 +70,8 @@ class _Replay(torch.autograd.Function):
     def forward(ctx: Any, tape: _Tape, y0: Tensor, ts: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         outcome = _forward(tape.problem, tape.solver, tape.control, tape.dependencies.f0, tape.steps)
         ctx.tape = tape
-        tape.outcome = attrs.evolve(outcome, ys=None, y1=None)
+        tape.outcomes.append(outcome)
+        tape.stats = outcome.stats
         return outcome.ys, outcome.y1.clone()
 
     @staticmethod
@@ -85,7 +88,8 @@ class _Replay(torch.autograd.Function):
         clock = Clock(problem.times, ts if ctx.needs_input_grad[2] else None)
         solver = tape.solver.prepared(problem.tolerance)
         sums: list[Tensor | None] = [None] * len(inputs)
-        adjoint, carried = grad_y1, None
+        adjoint: Tensor = grad_y1
+        carried: list[Tensor | None] = []
         for i, step in reversed(list(enumerate(steps))):
             replayed = _replay(field, solver, clock, step, first=i == 0)
             if i == len(steps) - 1:
@@ -93,16 +97,13 @@ class _Replay(torch.autograd.Function):
             outputs = [replayed.y1, *replayed.carry, *replayed.states]
             cotangents = [adjoint, *(carried or [None] * len(replayed.carry)), *(grad_ys[k] for k in step.outputs)]
             grads = _vjp(outputs, cotangents, [*replayed.inputs, *inputs])
-            adjoint, carried = grads[0], grads[1 : len(replayed.inputs)]
-            if adjoint is None:
-                adjoint = torch.zeros_like(step.y0)
-            for k, grad in enumerate(grads[len(replayed.inputs) :]):
-                if grad is not None:
-                    sums[k] = grad if sums[k] is None else sums[k] + grad
+            adjoint = torch.zeros_like(step.y0) if grads[0] is None else grads[0]
+            carried = grads[1 : len(replayed.inputs)]
+            sums = [_added(total, grad) for total, grad in zip(sums, grads[len(replayed.inputs) :], strict=True)]
         for k in range(len(problem.times) if problem.times[0] == problem.times[-1] else 1):
             adjoint = adjoint + grad_ys[k]
-        tape.outcome.stats.nfe_backward += field.nfe
-        tape.outcome.stats.steps_backward += len(steps)
+        tape.stats.nfe_backward += field.nfe
+        tape.stats.steps_backward += len(steps)
         grad_ts = sums.pop() if ctx.needs_input_grad[2] else None
         return None, adjoint, grad_ts, *sums
 
@@ -144,6 +145,12 @@ def _replay(field: Field, solver: ODESolver, clock: Clock, step: Accepted, first
         taken, states = states_in(field, solver, taken, step.t1, clock, step.outputs)
         handed_on = [] if solver.memoryless else optree.tree_leaves(taken.carry, none_is_leaf=True)
         return _Replayed(inputs, taken.y1, [leaf for leaf in handed_on if _flows(leaf)], states)
+
+
+def _added(total: Tensor | None, grad: Tensor | None) -> Tensor | None:
+    if total is None or grad is None:
+        return grad if total is None else total
+    return total + grad
 
 
 def _flows(leaf: Any) -> bool:

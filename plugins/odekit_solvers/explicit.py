@@ -57,7 +57,7 @@ class RK4ThreeEighths(ExplicitRungeKutta):
 
 
 class Bosh3(ExplicitRungeKutta):
-    """Bogacki-Shampine 3(2) pair, FSAL. Bogacki & Shampine 1989, *A 3(2) pair of Runge-Kutta formulas*."""
+    """Bogacki-Shampine 3(2) pair, FSAL. Bogacki & Shampine 1989, *A 3(2) pair of RK formulas*."""
 
     name = "bosh3"
     order = 3
@@ -72,7 +72,8 @@ class Bosh3(ExplicitRungeKutta):
 def _dopri5_dense() -> list[tuple[float, ...]]:
     """The fourth-order continuous extension of Dormand-Prince 5(4) as polynomials in θ.
 
-    The cubic Hermite interpolant plus θ²(1-θ)² Σ d_i k_i, with the d of Hairer, Nørsett & Wanner, *Solving ODEs I*, II.6.
+    The cubic Hermite interpolant plus θ²(1-θ)² Σ d_i k_i, with the d of Hairer, Nørsett & Wanner, *Solving ODEs I*,
+    II.6.
     """
     b = (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0)
     d = (
@@ -87,7 +88,7 @@ def _dopri5_dense() -> list[tuple[float, ...]]:
 
 
 class Dopri5(ExplicitRungeKutta):
-    """Dormand-Prince 5(4), FSAL, with fourth-order dense output. Dormand & Prince 1980, *A family of embedded RK formulae*."""
+    """Dormand-Prince 5(4), FSAL, fourth-order dense output. Dormand & Prince 1980, *Embedded RK formulae*."""
 
     name = "dopri5"
     order = 5
@@ -109,7 +110,7 @@ class Dopri5(ExplicitRungeKutta):
 
 
 class Tsit5(ExplicitRungeKutta):
-    """Tsitouras 5(4), FSAL, with fourth-order dense output. Tsitouras 2011, *Runge-Kutta pairs of order 5(4)*, Table 1."""
+    """Tsitouras 5(4), FSAL, fourth-order dense output. Tsitouras 2011, *Runge-Kutta pairs of order 5(4)*."""
 
     name = "tsit5"
     order = 5

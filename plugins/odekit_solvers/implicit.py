@@ -26,7 +26,7 @@ class Trapezoid(DiagonallyImplicitRungeKutta):
 
 
 def _kvaerno3() -> ButcherTableau:
-    """The coefficients as functions of γ, the middle root of γ³ - 3γ² + 3γ/2 - 1/6 = 0, which makes both methods stiffly accurate."""
+    """The coefficients as functions of γ, the middle root of γ³ - 3γ² + 3γ/2 - 1/6 = 0."""
     g = 0.435866521508458999416019
     stage3 = ((-4 * g**2 + 6 * g - 1) / (4 * g), (1 - 2 * g) / (4 * g), g)
     stage4 = ((6 * g - 1) / (12 * g), -1 / ((24 * g - 12) * g), (-6 * g**2 + 6 * g - 1) / (6 * g - 3), g)
@@ -39,7 +39,7 @@ def _kvaerno3() -> ButcherTableau:
 
 
 class Kvaerno3(DiagonallyImplicitRungeKutta):
-    """Kværnø's ESDIRK 3(2) pair, L-stable, stiffly accurate in both members. Kværnø 2004, *SDIRK methods with an explicit first stage*."""
+    """Kværnø's L-stable ESDIRK 3(2) pair. Kværnø 2004, *SDIRK methods with an explicit first stage*."""
 
     name = "kvaerno3"
     order = 3
