@@ -1,0 +1,70 @@
+# odekit: every target sets up what it needs, from a machine that has Python 3.11 or newer and nothing else.
+#   make demo PYTHON=python3.12       another interpreter
+#   make test PYTEST_ARGS='-k adjoint'   some of the tests
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+ENV := .venv
+BIN := $(ENV)/bin
+READY := $(ENV)/.ready
+# The tests run in as many processes as there are cores, each on one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
+DEMO_OUT := runs/demo
+DEMO := $(BIN)/odekit run ffjord --data pinwheel --steps 400 --seed 0 --out $(DEMO_OUT)
+
+export MPLBACKEND := Agg
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-all lint format bench docs clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) ## train a small FFJORD on a 2-D density and draw it, in runs/demo
+	@if [ -e $(DEMO_OUT) ] && [ ! -f $(DEMO_OUT)/spec.toml ]; then \
+		echo "$(DEMO_OUT) is there but is no run folder (it has no spec.toml): move it away, then run make demo again." >&2; \
+		exit 1; \
+	fi
+	@rm -rf -- $(DEMO_OUT)
+	@echo '$$ $(DEMO)'
+	@$(DEMO)
+
+test: $(READY) ## the tests, in a few minutes
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-slow: $(READY) ## the longer proofs that make test leaves out
+	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+test-all: test test-slow ## all tests, as CI runs them
+
+lint: $(READY) ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## put the style right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## time the solvers side by side
+	$(BIN)/python -m benchmarks
+
+docs: $(READY) ## check the pages: their links lead somewhere, their Python runs
+	$(PYTEST) tests/packaging/test_pages.py
+
+clean: ## remove the environment, caches and builds; results in runs/ stay
+	rm -rf -- $(ENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf -- {} +
+
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "odekit needs Python 3.11 or newer, and there is no $(PYTHON) here. Install it, or name yours: make PYTHON=/path/to/python" >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "odekit needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1). Name a newer one: make PYTHON=python3.12" >&2; \
+		exit 1; }
+	@echo 'Setting up $(ENV); the first time takes a few minutes, most of them for PyTorch.'
+	$(PYTHON) -m venv $(ENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

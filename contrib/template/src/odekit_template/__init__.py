@@ -1,0 +1,1 @@
+"""A third-order solver for odekit, as an example of a plugin."""
