@@ -1,0 +1,1 @@
+"""The command line: one click group whose commands are imported when they are called."""

@@ -1,0 +1,20 @@
+"""The command ``odekit``."""
+
+from __future__ import annotations
+
+import click
+
+import odekit
+from odekit.cli.lazy import LazyCommand, LazyGroup
+
+COMMANDS = {
+    "list": LazyCommand("odekit.cli.list:list_command", "Show every registered solver, gradient, model, ..."),
+    "run": LazyCommand("odekit.cli.run:run_command", "Train a model and write its results to a folder."),
+}
+"""Every command. Its module is imported when the command is called."""
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(odekit.__version__, prog_name="odekit")
+def main() -> None:
+    """Differential equations inside PyTorch models, every piece chosen by name."""
