@@ -49,7 +49,7 @@ def solve(
         rtol, atol: allowed local error, ``atol + rtol |y|``: a number, or tensors nested as ``y0``. By default 1e-7 and
             1e-9 for float64 states, 1e-5 and 1e-6 for float32. Fixed steps use them for Newton iterations only.
         step_size: fixed steps, no longer than this. Needed by solvers without an error estimate.
-        control: ``"i"``, ``"pi"`` (the default), ``"pid"``, or a StepControl such as
+        control: ``"i"`` (the default), ``"pi"``, ``"pid"``, or a StepControl such as
             ``PIDControl(first_step=0.1)``.
         norm: of the scaled error: ``"rms"``, ``"max"``, or a callable from the packed state to a 0-d tensor.
         args: passed on to f, and differentiated.

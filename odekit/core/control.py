@@ -200,7 +200,7 @@ def resolve_control(control: str | StepControl | None, step_size: float | None, 
             raise InputError(f"control={control!r} is not known. {nearest(control, CONTROLS)}")
         control = CONTROLS[control.lower()]
     if control is None:
-        control = CONTROLS["pi"]
+        control = CONTROLS["i"]
     if not isinstance(control, StepControl):
         raise InputError(
             f"control is a {type(control).__name__}; expected one of {', '.join(CONTROLS)} or a StepControl"
