@@ -157,7 +157,7 @@ class _Solve(torch.autograd.Function):
 
 def _solve_backwards(
     back: _Backward, ys: Tensor, y1: Tensor, grad_ys: Tensor, grad_y1: Tensor, time_gradient: bool
-) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
     problem, parts, stats = back.problem, back.parts, back.stats
     inputs = back.dependencies.inputs()
     field = back.dependencies.field(problem, inputs)
@@ -203,7 +203,8 @@ def _solve_backwards(
             grad_ts[0] -= moved(0, adjoint).to(grad_ts.dtype)
         adjoint = adjoint + arriving(at - 1)
     stats.nfe_backward += field.nfe
-    return adjoint, grad_ts, parts.gradients(integrals)
+    grads = zip(parts.gradients(integrals), augmented.used, strict=True)
+    return adjoint, grad_ts, [grad if used else None for grad, used in grads]
 
 
 def _stations(

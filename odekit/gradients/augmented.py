@@ -79,12 +79,16 @@ class _Linearised:
 
 
 class Augmented:
-    """d/dt [y, a, g] = [f, -aᵀ∂f/∂y, -aᵀ∂f/∂θ] on the packed vector. Chen et al. 2018, Appendix B."""
+    """d/dt [y, a, g] = [f, -aᵀ∂f/∂y, -aᵀ∂f/∂θ] on the packed vector. Chen et al. 2018, Appendix B.
+
+    ``used`` tells which of ``inputs`` f has been seen to depend on.
+    """
 
     def __init__(self, field: Field, inputs: list[Tensor], parts: Parts) -> None:
         self.field = field
         self.inputs = inputs
         self.parts = parts
+        self.used = [False] * len(inputs)
 
     @property
     def nfe(self) -> int:
@@ -115,6 +119,7 @@ class Augmented:
         grads: Sequence[Tensor | None] = [None] * len(wrt)
         if dy.requires_grad:
             grads = torch.autograd.grad(dy, wrt, backwards, allow_unused=True, retain_graph=True)
+        self.used = [used or grad is not None for used, grad in zip(self.used, grads[1:], strict=True)]
         flat = [
             (torch.zeros_like(tensor) if grad is None else grad).reshape(-1).to(parts.device, parts.dtype)
             for tensor, grad in zip(wrt, grads, strict=True)

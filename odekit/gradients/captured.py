@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Iterator
 from types import CodeType
 from typing import Any, cast
@@ -21,6 +22,8 @@ from odekit.core.problem import Problem
 from odekit.errors import GradientError
 
 _DEPTH = 4
+_WIDTH = 1000
+"""How far into nested things, and into one container, the search of the code goes; the evaluation knows no such limits."""
 
 
 def named_in_code(f: Any) -> list[Tensor]:
@@ -54,9 +57,9 @@ def _parts(thing: Any) -> Iterator[Any]:
     if isinstance(thing, functools.partial):
         yield from (thing.func, *thing.args, *thing.keywords.values())
     elif isinstance(thing, dict):
-        yield from thing.values()
+        yield from itertools.islice(thing.values(), _WIDTH)
     elif isinstance(thing, tuple | list | set | frozenset):
-        yield from thing
+        yield from itertools.islice(thing, _WIDTH)
     elif inspect.ismethod(thing):
         yield from (thing.__self__, thing.__func__)
     elif inspect.isfunction(thing):
