@@ -23,7 +23,7 @@ from odekit.errors import GradientError
 
 _DEPTH = 4
 _WIDTH = 1000
-"""How far into nested things, and into one container, the search of the code goes; the evaluation knows no such limits."""
+"""How far into nested things, and into one container, the search of the code goes."""
 
 
 def named_in_code(f: Any) -> list[Tensor]:
