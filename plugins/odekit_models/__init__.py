@@ -1,0 +1,1 @@
+"""First-party models: continuous and discrete residual networks, and continuous normalizing flows."""
