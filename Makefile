@@ -11,7 +11,8 @@ READY := $(ENV)/.ready
 # The tests run in as many processes as there are cores, each on one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 DEMO_OUT := runs/demo
-DEMO := $(BIN)/odekit run ffjord --data pinwheel --steps 400 --seed 0 --out $(DEMO_OUT)
+DEMO := $(BIN)/odekit run ffjord --data pinwheel --gradient checkpointed --trace exact --rtol 1e-3 --atol 1e-3 \
+	--steps 600 --batch-size 256 --lr 1e-2 --schedule cosine --eval-every 100 --threads 1 --seed 0 --out $(DEMO_OUT)
 
 export MPLBACKEND := Agg
 
@@ -22,13 +23,12 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## train a small FFJORD on a 2-D density and draw it, in runs/demo
-	@if [ -e $(DEMO_OUT) ] && [ ! -f $(DEMO_OUT)/spec.toml ]; then \
-		echo "$(DEMO_OUT) is there but is no run folder (it has no spec.toml): move it away, then run make demo again." >&2; \
+	@if [ -n "$$(ls $(DEMO_OUT) 2>/dev/null)" ] && [ ! -f $(DEMO_OUT)/spec.toml ]; then \
+		echo "$(DEMO_OUT) is no run folder (it has no spec.toml): move it away, then run make demo again." >&2; \
 		exit 1; \
 	fi
 	@rm -rf -- $(DEMO_OUT)
-	@echo '$$ $(DEMO)'
-	@$(DEMO)
+	$(DEMO)
 
 test: $(READY) ## the tests, in a few minutes
 	$(PYTEST) $(PYTEST_ARGS)

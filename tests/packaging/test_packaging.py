@@ -76,17 +76,14 @@ def plugin_modules() -> dict[str, Path]:
     return modules
 
 
-def imported_names(name: str, path: Path) -> Iterator[str]:
+def imported_names(path: Path) -> Iterator[str]:
     """What a module imports, anywhere in it; for ``from a import b`` both ``a`` and ``a.b``."""
-    package = name if path.stem == "__init__" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            source = ".".join([*above, *([node.module] if node.module else [])])
-            yield source
-            yield from (f"{source}.{alias.name}" for alias in node.names)
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def reached_from(names: set[str], modules: dict[str, Path]) -> set[str]:
@@ -97,7 +94,7 @@ def reached_from(names: set[str], modules: dict[str, Path]) -> set[str]:
         name = todo.pop()
         if name in modules and name not in reached:
             reached.add(name)
-            todo += [name.rpartition(".")[0], *imported_names(name, modules[name])]
+            todo += [name.rpartition(".")[0], *imported_names(modules[name])]
     return reached
 
 
