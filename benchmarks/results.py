@@ -10,6 +10,7 @@ two cores.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import shlex
@@ -21,6 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
+
+from odekit.registry import catalog
 
 ROOT = Path(__file__).parent.parent
 RUNS = Path("runs/results")
@@ -106,7 +110,18 @@ def _section(section: dict[str, Any], done: list[tuple[Row, dict[str, Any]]]) ->
     caveats = sorted({caveat for row, _ in done if (caveat := _reported(row, r"\*\*About the data:\*\* (.+)"))})
     hardware = sorted({_hardware(row, result) for row, result in done})
     pictures = [picture for row, _ in done if (picture := _picture(row))]
+    if "gaussian" in section:
+        caveats.append(_gaussian(**section["gaussian"]))
     return [table, *caveats, *pictures, f"Hardware: {'; '.join(hardware)}.", f"```console\n{commands}\n```"]
+
+
+def _gaussian(data: str, options: dict[str, Any]) -> str:
+    """What a Gaussian reaches that has the mean and covariance of the training rows."""
+    folder = os.environ.get("ODEKIT_DATA")
+    loaded = catalog().get("dataset", data).load(Path(folder) if folder else None, 0, **options)
+    train, test = loaded.train.x.double(), loaded.test.x.double()
+    fitted = torch.distributions.MultivariateNormal(train.mean(0), torch.cov(train.T))
+    return f"A Gaussian fitted to the same {len(train):,} training rows reaches {fitted.log_prob(test).mean():.3f}."
 
 
 def _metric(test: dict[str, float]) -> str:
