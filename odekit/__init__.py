@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from odekit.core.solution import Solution, Stats, Status
     from odekit.neural_ode import NeuralODE
     from odekit.registry.hooks import hookimpl
-    from odekit.solving import solve
+    from odekit.solving import solve, trace_named
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "solve": "odekit.solving",
+    "trace_named": "odekit.solving",
     "NeuralODE": "odekit.neural_ode",
     "Solution": "odekit.core.solution",
     "Stats": "odekit.core.solution",
@@ -31,6 +32,7 @@ _HOMES = {
 
 __all__ = [
     "FixedStep", "NeuralODE", "PIDControl", "Solution", "Stats", "Status", "errors", "hookimpl", "solve",
+    "trace_named",
 ]  # fmt: skip
 
 

@@ -26,10 +26,10 @@ class DigitsOptions:
 
 
 class Digits(Dataset):
-    """1,797 real handwritten digits, 8 × 8 pixels in [0, 1]; nothing to download. Options: shares ``valid``, ``test``.
+    """1,797 real handwritten digits, 8 × 8 pixels in [0, 1]; nothing to download.
 
-    Every part has the same share of every class. (Alpaydin & Kaynak 1998, *Optical recognition of handwritten
-    digits*, UCI; the part of it that scikit-learn ships.)
+    Options: ``valid`` and ``test``, shares of all samples; every class is shared out alike. (Alpaydin & Kaynak 1998,
+    *Optical recognition of handwritten digits*, UCI; the part of it that scikit-learn ships.)
     """
 
     name = "digits"
@@ -55,7 +55,7 @@ class Digits(Dataset):
 
 
 def _stratified(y: Tensor, shares: DigitsOptions, generator: torch.Generator) -> list[Tensor]:
-    """Row numbers for training, validation and test, class by class in random order."""
+    """Row numbers for training, validation and test, in the order of the data, where the classes are mixed."""
     parts: list[list[Tensor]] = []
     for label in y.unique():
         rows = (y == label).nonzero().squeeze(1)

@@ -32,12 +32,14 @@ class MinibooneOptions:
 
 
 class Miniboone(Dataset):
-    """43 features of particle events, split and normalised as by Papamakarios et al. 2017. Option: ``valid``.
+    """43 features of particle events, split and normalised as by Papamakarios et al. 2017.
 
-    Read from ``miniboone/miniboone_partial.npz`` in the data folder, with float arrays ``train``, ``valid`` (there
-    called ``val``) and ``test`` of 43 columns. ``valid`` keeps the first so many validation rows for validation and
-    moves the others to the training part (by default none is moved). (Papamakarios, Pavlakou & Murray 2017, *Masked
-    autoregressive flow for density estimation*, appendix D; the events are UCI's MiniBooNE particle identification.)
+    Read from ``miniboone/miniboone_partial.npz`` in the data folder, with float arrays ``train``, ``val`` and ``test``
+    of 43 columns. Option: ``valid`` keeps the first so many validation rows for validation and moves the others to the
+    training part (by default none is moved).
+
+    (Papamakarios, Pavlakou & Murray 2017, *Masked autoregressive flow for density estimation*; the events are UCI's
+    MiniBooNE particle identification.)
     """
 
     name = "miniboone"

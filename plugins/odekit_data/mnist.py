@@ -39,13 +39,15 @@ class MnistOptions:
 
 
 class Mnist(Dataset):
-    """60,000 + 10,000 handwritten digits, 28 × 28 pixels. Options: ``valid``, ``augment``, ``limit``.
+    """60,000 + 10,000 handwritten digits, 28 × 28 pixels.
 
-    Pixels are standardised by the training mean and deviation. ``valid`` holds the last so many training samples out
-    (none by default; validation is then the test set), ``augment`` shifts training images by up to four pixels, and
-    ``limit`` trains on the first so many samples only. The four original files are looked for in the folder
-    ``mnist`` of the data folder, in the data folder itself and in the cache, and else downloaded into the cache.
-    (LeCun, Bottou, Bengio & Haffner 1998, *Gradient-based learning applied to document recognition*.)
+    Pixels are standardised by the training mean and deviation. Options: ``valid`` holds the last so many training
+    samples out (none by default; validation is then the test set), ``augment`` shifts training images by up to four
+    pixels, and ``limit`` trains on the first so many samples only.
+
+    The four original files are looked for in the folder ``mnist`` of the data folder, in the data folder itself and in
+    the cache, and else downloaded into the cache. (LeCun, Bottou, Bengio & Haffner 1998, *Gradient-based learning
+    applied to document recognition*.)
     """
 
     name = "mnist"

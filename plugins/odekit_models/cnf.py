@@ -12,7 +12,6 @@ from torch import Tensor, nn
 import odekit
 from odekit.core.protocols import Tools, TraceEstimator
 from odekit.core.solution import Stats
-from odekit.solving import trace_named
 
 PENALTIES = ("kinetic", "frobenius")
 """What can be integrated along the paths beside the trace: ``‖f‖²`` and ``‖∂f/∂z‖_F²`` (Finlay et al. 2020, *How to
@@ -71,7 +70,7 @@ class _Mode:
 
     @classmethod
     def of(cls, tools: Tools) -> _Mode:
-        return cls(trace_named(tools.trace), tools.solve_options())
+        return cls(odekit.trace_named(tools.trace), tools.solve_options())
 
 
 class CNF(nn.Module):

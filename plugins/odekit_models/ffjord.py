@@ -45,9 +45,9 @@ class FFJORD(DensityModel):
 
     Options: ``dims`` (hidden widths), ``layer`` (ignore, concat, concatcoord, squash, concatsquash, blend, hyper),
     ``nonlinearity`` (tanh, softplus, elu, relu, swish), ``blocks`` (flows in a row, each with its own network and end
-    time), ``end_time`` and ``learn_end_time``, ``eval_trace`` (``exact``, or ``train``: that of training), ``eval_rtol``
-    and ``eval_atol``, and the weights ``kinetic`` and ``frobenius`` of the integrals of ``‖f‖²`` and ``‖∂f/∂z‖_F²`` in
-    the loss.
+    time), ``end_time`` and ``learn_end_time``, ``eval_trace`` (``exact``, or ``train``: that of training),
+    ``eval_rtol`` and ``eval_atol``, and the weights ``kinetic`` and ``frobenius`` of the integrals of ``‖f‖²`` and
+    ``‖∂f/∂z‖_F²`` in the loss.
 
     Tolerances that are not chosen are 1e-3 in training, which is enough for a gradient, and 1e-5 in evaluation, so that
     reported densities are those of the ODE; evaluation is never looser than training unless told so.
@@ -130,11 +130,12 @@ class FFJORD(DensityModel):
 
 def _modes(tools: Tools, chosen: FFJORDOptions) -> tuple[Tools, Tools]:
     """The tools of training and those of evaluation."""
-    training = attrs.evolve(tools, rtol=_or(tools.rtol, _TRAIN), atol=_or(tools.atol, _TRAIN))
+    rtol, atol = _or(tools.rtol, _TRAIN), _or(tools.atol, _TRAIN)
+    training = attrs.evolve(tools, rtol=rtol, atol=atol)
     evaluation = attrs.evolve(
-        training,
-        rtol=_or(chosen.eval_rtol, min(_EVAL, training.rtol)),
-        atol=_or(chosen.eval_atol, min(_EVAL, training.atol)),
+        tools,
+        rtol=_or(chosen.eval_rtol, min(_EVAL, rtol)),
+        atol=_or(chosen.eval_atol, min(_EVAL, atol)),
         trace="exact" if chosen.eval_trace == "exact" else tools.trace,
     )
     return training, evaluation

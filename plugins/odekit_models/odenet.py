@@ -79,9 +79,10 @@ class ImageClassifier(Classifier):
 
 
 class ODENet(ImageClassifier):
-    """A residual network of continuous depth: an ODE over t in [0, 1]. Options: ``width``, ``stem``.
+    """A residual network of continuous depth: an ODE over t in [0, 1] between stem and head.
 
     Chen et al. 2018, *Neural ordinary differential equations*, Section 3. The tolerance is 1e-3 unless one is chosen.
+    Options: ``width`` (channels), ``stem``.
     """
 
     name = "odenet"
@@ -95,9 +96,9 @@ class ODENet(ImageClassifier):
 
 
 class ResNet(ImageClassifier):
-    """The discrete counterpart of ``odenet``: residual blocks for the ODE. Options: ``width``, ``blocks``, ``stem``.
+    """The discrete counterpart of ``odenet``: residual blocks in place of the ODE.
 
-    He et al. 2016, *Identity mappings in deep residual networks*.
+    He et al. 2016, *Identity mappings in deep residual networks*. Options: ``width``, ``blocks`` (how many), ``stem``.
     """
 
     name = "resnet"
@@ -109,7 +110,10 @@ class ResNet(ImageClassifier):
 
 
 class OneBlock(ImageClassifier):
-    """A control for ``odenet``: a single residual block, of nearly as many parameters. Options: ``width``, ``stem``."""
+    """A control for ``odenet``: a single residual block, of nearly as many parameters.
+
+    Options: ``width``, ``stem``.
+    """
 
     name = "one-block"
 
@@ -119,7 +123,10 @@ class OneBlock(ImageClassifier):
 
 
 class StemOnly(ImageClassifier):
-    """A control for ``odenet``: its stem and its head, with nothing between. Options: ``width``, ``stem``."""
+    """A control for ``odenet``: its stem and its head, with nothing between.
+
+    Options: ``width``, ``stem``.
+    """
 
     name = "stem-only"
 

@@ -122,6 +122,7 @@ def test_digits_are_split_by_class_without_overlap() -> None:
     torch.testing.assert_close(totals[2] / totals.sum(0), torch.full((10,), 0.15), atol=0.005, rtol=0)
     rows = torch.cat([part.x.flatten(1) for part in parts])
     assert len(rows.unique(dim=0)) == 1797
+    assert len(data.test.y[:60].unique()) == 10, "the first samples of a part must not be of a few classes only"
 
 
 def test_digits_keep_their_labels() -> None:
