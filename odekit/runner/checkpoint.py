@@ -99,7 +99,7 @@ class Checkpoints:
         Raises:
             RunError: there are checkpoints, and all are damaged.
         """
-        damage = []
+        damage: list[str] = []
         for card in self._cards():
             try:
                 return self._read(card), damage

@@ -11,7 +11,8 @@ from typing import Any
 
 import attrs
 
-from odekit.core.protocols import Dataset, Model, Tools
+from odekit.core.control import resolve_control
+from odekit.core.protocols import Dataset, Model, ODESolver, Tools
 from odekit.errors import InputError, OdekitError, OptionError, nearest
 from odekit.registry import catalog
 from odekit.runner import toml
@@ -43,8 +44,10 @@ def find(spec: Spec) -> Parts:
             f"data: {spec.data.name!r} is for {data.task}, the model {spec.model.name!r} for {model.task}. "
             f"Datasets for {model.task}: {', '.join(map(catalog().spelling, entries)) or '(none)'}."
         )
+    solver = _made("solver", spec.solver)
+    _check_steps(solver, spec)
     tools = Tools(
-        solver=_made("solver", spec.solver),
+        solver=solver,
         gradient=_made("gradient", spec.gradient),
         trace=_made("trace", spec.trace),
         rtol=spec.solver.rtol,
@@ -53,6 +56,13 @@ def find(spec: Spec) -> Parts:
         max_steps=spec.solver.max_steps,
     )
     return Parts(model, data, tools)
+
+
+def _check_steps(solver: ODESolver, spec: Spec) -> None:
+    try:
+        resolve_control(None, spec.solver.step_size, solver)
+    except OptionError as error:
+        raise OptionError(f"solver: {error}") from error
 
 
 def _made(kind: str, choice: Choice) -> Any:
@@ -98,9 +108,10 @@ def _evaluated(annotation: Any, name: str, cls: type) -> Any:
         return Any
     home = next((base for base in cls.__mro__ if name in inspect.get_annotations(base)), cls)
     holder = types.SimpleNamespace(__annotations__={name: annotation})
+    module = sys.modules.get(home.__module__)
     try:
-        return typing.get_type_hints(holder, vars(sys.modules[home.__module__]))[name]
-    except NameError:  # a name that only type checkers import
+        return typing.get_type_hints(holder, vars(module) if module else None)[name]
+    except Exception:  # only type checkers can make it out, for instance because only they import a name in it
         return Any
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,4 +81,5 @@ def joined() -> Iterator[Processes]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if with_cuda else "gloo")
     yield Processes(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
     if not started:
+        gc.collect()  # a DistributedDataParallel left in a cycle would outlive the group, and its threads abort at exit
         dist.destroy_process_group()

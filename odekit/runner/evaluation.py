@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Protocol
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -14,7 +15,7 @@ from odekit.runner.distributed import Processes
 from odekit.runner.randomness import Randomness
 
 
-class Measure(Protocol):
+class Measure(ABC):
     """What is measured for a task.
 
     Class attributes:
@@ -27,23 +28,23 @@ class Measure(Protocol):
     sign: ClassVar[int]
     width: ClassVar[int]
 
-    def sums(self, model: Model, x: Tensor, y: Tensor | None, generator: torch.Generator) -> Tensor:
+    @abstractmethod
+    def sums(self, model: Any, x: Tensor, y: Any, generator: torch.Generator) -> Tensor:
         """Sums over a batch, ``[width]``."""
-        ...
 
+    @abstractmethod
     def metrics(self, sums: Tensor, samples: int) -> dict[str, float]:
         """Numbers for the reader, from the sums over all samples."""
-        ...
 
 
-class Classification:
+class Classification(Measure):
     """The fraction classified wrongly, and the mean cross entropy in nats."""
 
     headline = "error"
     sign = -1
     width = 2
 
-    def sums(self, model: Model, x: Tensor, y: Tensor | None, generator: torch.Generator) -> Tensor:
+    def sums(self, model: Any, x: Tensor, y: Any, generator: torch.Generator) -> Tensor:
         logits = model(x)
         wrong = (logits.argmax(-1) != y).sum()
         return torch.stack([wrong.double(), torch.nn.functional.cross_entropy(logits.double(), y, reduction="sum")])
@@ -53,14 +54,14 @@ class Classification:
         return {"error": wrong / samples, "cross_entropy": cross_entropy / samples}
 
 
-class Density:
+class Density(Measure):
     """The mean log-likelihood in nats, and its standard error."""
 
     headline = "log_likelihood"
     sign = 1
     width = 2
 
-    def sums(self, model: Model, x: Tensor, y: Tensor | None, generator: torch.Generator) -> Tensor:
+    def sums(self, model: Any, x: Tensor, y: Any, generator: torch.Generator) -> Tensor:
         log_prob = model.log_prob(x, generator).double()
         return torch.stack([log_prob.sum(), log_prob.square().sum()])
 
@@ -71,14 +72,14 @@ class Density:
         return {"log_likelihood": mean, "standard_error": math.sqrt(variance / samples)}
 
 
-class Loss:
+class Loss(Measure):
     """The mean training loss: for a task that has no measure of its own."""
 
     headline = "loss"
     sign = -1
     width = 1
 
-    def sums(self, model: Model, x: Tensor, y: Tensor | None, generator: torch.Generator) -> Tensor:
+    def sums(self, model: Any, x: Tensor, y: Any, generator: torch.Generator) -> Tensor:
         loss, _ = model.loss(x, y, generator)
         return loss.double().reshape(1) * len(x)
 

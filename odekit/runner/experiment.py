@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import attrs
 import torch
 
 from odekit.core.protocols import Data, Model
-from odekit.errors import DataError, InputError, OdekitError, RunError, SolveError
+from odekit.errors import DataError, InputError, OdekitError, OptionError, SolveError
 from odekit.runner import choices, figures, report, toml
 from odekit.runner.checkpoint import packed
 from odekit.runner.device import Device, choose, peak_memory
@@ -24,7 +25,7 @@ from odekit.runner.folder import RunFolder
 from odekit.runner.progress import Display, evaluation_line
 from odekit.runner.randomness import Randomness, restored
 from odekit.runner.result import Result
-from odekit.runner.spec import Spec
+from odekit.runner.spec import Choice, Spec
 from odekit.runner.training import Trainer
 from odekit.runner.watch import Stop, Watch
 
@@ -101,8 +102,6 @@ def _carry_out(spec: Spec, folder: RunFolder, sitting: Sitting, processes: Proce
             _restore(trainer, folder, processes, note)
         if sitting.command:
             trainer.state.commands.append(sitting.command)
-        if processes.first and not folder.resumed:
-            folder.write("spec.toml", toml.dumps(spec))
         note(f"{_parameters(model):,} parameters, {trainer.total} steps of {trainer.batches.batch_size} samples")
         examine = Examiner(spec.evaluate.batch_size, spec.evaluate.limit, device.device, dtype, randomness, processes)
         keeper = Keeper(trainer, folder, sitting.display, device.device, processes)
@@ -125,14 +124,14 @@ class Keeper:
         self._device = device
         self._writes = processes.first
         self._since = time.monotonic() - trainer.state.seconds
-        self._saved = time.monotonic()
+        self._saved = time.monotonic() if folder.resumed else -math.inf
 
     def begin(self) -> None:
         """Training begins."""
         self.display.begin(self.trainer.total, self.trainer.state.step)
 
     def stepped(self, measured: dict[str, float]) -> None:
-        """A step was done. Saves, if the last time is a while ago."""
+        """A step was done. Saves after the first one, and when the last time is a while ago."""
         self.display.step(self.trainer.state.step, measured)
         if time.monotonic() - self._saved > _SAVE_SECONDS:
             self.save()
@@ -141,6 +140,8 @@ class Keeper:
         """Write a checkpoint."""
         self.trainer.state.seconds = time.monotonic() - self._since
         if self._writes:
+            if not self.folder.spec.exists():
+                self.folder.write("spec.toml", toml.dumps(self.trainer.spec))
             self.folder.checkpoints.save(
                 self.trainer.state.step, self.trainer.tensors(), attrs.asdict(self.trainer.state)
             )
@@ -165,9 +166,10 @@ class Keeper:
 
 
 def _train(trainer: Trainer, examine: Examiner, keeper: Keeper, watch: Watch) -> Stop:
-    """Train until the end or a reason to stop, and save. After an error, too, there is a checkpoint of the last step.
+    """Train until the end or a reason to stop, and save.
 
-    A checkpoint is written before each evaluation as well: one that is cut short is made again.
+    A checkpoint is written before each evaluation as well: one that is cut short is made again. After an error there is
+    one of the last step that was done; if none was, there is nothing.
     """
     keeper.begin()
     try:
@@ -183,6 +185,8 @@ def _train(trainer: Trainer, examine: Examiner, keeper: Keeper, watch: Watch) ->
                 break
             keeper.stepped(trainer.advance())
     except Exception as error:
+        if trainer.state.step == 0:
+            raise
         keeper.save()
         if isinstance(error, SolveError):
             saved = f"training stopped at step {trainer.state.step}, saved in {keeper.folder.path}"
@@ -225,6 +229,7 @@ def _result(
         total=trainer.total,
         test=test,
         parameters=_parameters(trainer.model),
+        weights="last" if state.best_step is None else "best",
         weights_step=state.step if state.best_step is None else state.best_step,
         nfe_forward=state.nfe / max(state.step, 1),
         nfe_backward=state.nfe_backward / max(state.step, 1),
@@ -238,7 +243,8 @@ def _result(
 
 def _data(spec: Spec, parts: choices.Parts, sitting: Sitting) -> Data:
     place = sitting.data_folder or os.environ.get(DATA_VARIABLE) or None
-    data = parts.data.load(Path(place) if place else None, spec.seed, **spec.data.options)
+    with _options_of("data", spec.data):
+        data = parts.data.load(Path(place) if place else None, spec.seed, **spec.data.options)
     for part in ("train", "valid", "test"):
         if len(getattr(data, part)) == 0:
             raise DataError(f"the dataset {spec.data.name!r} has no samples in its {part} part")
@@ -247,13 +253,22 @@ def _data(spec: Spec, parts: choices.Parts, sitting: Sitting) -> Data:
 
 def _model(spec: Spec, parts: choices.Parts, data: Data, randomness: Randomness) -> Model:
     randomness.seed_globals("model")
-    try:
+    with _options_of("model", spec.model):
         return parts.model.build(data.shape, data.classes, parts.tools, **spec.model.options)
+
+
+@contextmanager
+def _options_of(part: str, choice: Choice) -> Iterator[None]:
+    """Say which table of the spec a complaint is about."""
+    try:
+        yield
+    except OptionError as error:
+        raise OptionError(f"{part}: {error}") from error
     except OdekitError:
         raise
     except (TypeError, ValueError) as error:
-        options = ", ".join(f"{name}={value!r}" for name, value in spec.model.options.items()) or "its own defaults"
-        raise InputError(f"model: {spec.model.name} cannot be built with {options}: {error}") from error
+        options = ", ".join(f"{name}={value!r}" for name, value in choice.options.items()) or "its own defaults"
+        raise InputError(f"{part}: {choice.name} does not accept {options}: {error}") from error
 
 
 def _restore(trainer: Trainer, folder: RunFolder, processes: Processes, note: Any) -> None:
@@ -294,4 +309,4 @@ def _parameters(model: Model) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-__all__ = ["DATA_VARIABLE", "RunError", "Sitting", "resume", "run"]
+__all__ = ["DATA_VARIABLE", "Sitting", "resume", "run"]

@@ -16,9 +16,10 @@ from torch import Tensor
 from odekit.core.protocols import Classifier, Data, DensityModel, Model, Split
 from odekit.runner.randomness import Randomness
 
-_SAMPLES = 20_000
+_SAMPLES = 40_000
 _CHUNK = 5_000
 _GRID = 200
+_BINS = 125
 _MISTAKES = 24
 _LOSSES = {"log_likelihood": "negative log-likelihood, nats", "cross_entropy": "cross entropy, nats", "loss": "loss"}
 _TRAIN, _VALID = "#8da0cb", "#d95f02"
@@ -82,7 +83,7 @@ def _cost(axis: Axes | None, records: Sequence[dict[str, Any]]) -> bool:
         axis.plot(steps, [record["nfe_forward"] for record in records], color="#1b9e77", label="forward")
         axis.plot(steps, [record["nfe_backward"] for record in records], color="#7570b3", label="backward")
         axis.set_ylabel("function evaluations per step")
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.25 * axis.get_ylim()[1])
     return any(record["nfe_forward"] for record in records)
 
 
@@ -109,7 +110,7 @@ def _density(path: Path, model: DensityModel, data: Data, randomness: Randomness
     look: dict[str, Any] = {"cmap": "inferno"}
     for axis, samples in zip(axes[:2], (shown, model_samples), strict=True):
         x, y = samples.double().numpy().T
-        axis.hist2d(x, y, bins=_GRID, range=frame, **look)
+        axis.hist2d(x, y, bins=_BINS, range=frame, **look)
     axes[2].imshow(
         log_density.exp().double().cpu().reshape(_GRID, _GRID).T.numpy(),
         origin="lower", extent=(*frame[0], *frame[1]), interpolation="bilinear", **look,

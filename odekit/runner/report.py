@@ -23,7 +23,7 @@ def written(result: Result, spec: Spec, caveat: str | None, figures: Sequence[Pa
         f"# {spec.model.name} on {spec.data.name}",
         *(f"![{figure.stem}]({figure.parent.name}/{figure.name})" for figure in figures if figure.stem == "density"),
         _table(("", "result"), cells(result)),
-        _ended(result, spec),
+        _ended(result),
         *([f"**About the data:** {caveat}"] if caveat else []),
         *(f"![{figure.stem}]({figure.parent.name}/{figure.name})" for figure in figures if figure.stem != "density"),
         "## What ran",
@@ -47,22 +47,23 @@ def cells(result: Result) -> list[tuple[str, str]]:
         rows += [("held-out log-likelihood", f"{test['log_likelihood']:.4f} ± {test['standard_error']:.4f} nats")]
     else:
         rows += [("test loss", f"{test['loss']:.4f}")]
+    if result.nfe_forward:
+        rows += [("NFE per training step", f"{result.nfe_forward:.1f} forward, {result.nfe_backward:.1f} backward")]
+        rows += [("NFE per test batch", f"{test['nfe']:.1f}")]
     return [
         *rows,
         ("test samples", f"{test['samples']:,}"),
         ("parameters", f"{result.parameters:,}"),
         ("steps", f"{result.step:,} of {result.total:,}"),
-        ("NFE per training step", f"{result.nfe_forward:.1f} forward, {result.nfe_backward:.1f} backward"),
-        ("NFE per test batch", f"{test['nfe']:.1f}"),
         ("wall time", f"{result.seconds:.1f} s"),
         ("peak memory", f"{result.peak_memory_mib:.0f} MiB"),
     ]
 
 
-def _ended(result: Result, spec: Spec) -> str:
+def _ended(result: Result) -> str:
     weights = (
         f"The weights are those of the best evaluation, at step {result.weights_step}."
-        if spec.train.select == "best"
+        if result.weights == "best"
         else "The weights are those after the last step."
     )
     if result.step == result.total:

@@ -21,7 +21,8 @@ class Result:
         step, total: steps done, and steps that the spec asks for.
         test: metrics on the test part; empty if a signal stopped the run.
         parameters: how many the model has.
-        weights_step: the step after which the weights are taken.
+        weights: whether they are those of the ``"last"`` step or of the ``"best"`` evaluation.
+        weights_step: the step after which they are taken.
         nfe_forward, nfe_backward: mean calls of the dynamics in a training step.
         seconds: wall time over all sittings.
         peak_memory_mib: of the CUDA device, or else of the first process.
@@ -33,6 +34,7 @@ class Result:
     total: int
     test: dict[str, float]
     parameters: int
+    weights: str
     weights_step: int
     nfe_forward: float
     nfe_backward: float

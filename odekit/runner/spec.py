@@ -124,7 +124,8 @@ class Schedule:
 
     name: str = attrs.field(default="constant", validator=_one_of("constant", "cosine", "steps"))
     drops: tuple[float, ...] | None = attrs.field(
-        default=None, validator=attrs.validators.optional(attrs.validators.deep_iterable(_fraction))
+        default=None,
+        validator=_check(lambda drops: all(_finite(d) and 0 < d < 1 for d in drops), "numbers between 0 and 1"),
     )
     factor: float | None = attrs.field(default=None, validator=_fraction)
 
@@ -175,9 +176,9 @@ class Spec:
 
     model: Choice = attrs.field(converter=_choice)
     data: Choice = attrs.field(converter=_choice)
-    solver: SolverChoice = attrs.field(default="dopri5", converter=_solver_choice)
-    gradient: Choice = attrs.field(default="adjoint", converter=_choice)
-    trace: Choice = attrs.field(default="hutchinson", converter=_choice)
+    solver: SolverChoice = attrs.field(default=SolverChoice("dopri5"), converter=_solver_choice)
+    gradient: Choice = attrs.field(default=Choice("adjoint"), converter=_choice)
+    trace: Choice = attrs.field(default=Choice("hutchinson"), converter=_choice)
     train: Train = Train()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()

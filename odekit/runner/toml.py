@@ -26,7 +26,7 @@ from typing import Any
 import attrs
 import cattrs
 import tomli_w
-from cattrs.errors import BaseValidationError, ForbiddenExtraKeysError
+from cattrs.errors import BaseValidationError, ClassValidationError, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, override
 
 from odekit.errors import InputError, OptionError, nearest
@@ -133,9 +133,9 @@ def structured(value: Any, hint: Any) -> Any:
 
 def _with_names(given: Mapping[str, Any]) -> dict[str, Any]:
     """The tables, with the default name in those that only say how and not what."""
-    defaults = {field.name: field.default for field in attrs.fields(Spec) if isinstance(field.default, str)}
+    defaults = {field.name: field.default.name for field in attrs.fields(Spec) if isinstance(field.default, Choice)}
     return {
-        key: {"name": defaults[key], **value} if key in _KEPT and key in defaults and isinstance(value, dict) else value
+        key: {"name": defaults[key], **value} if key in defaults and isinstance(value, dict) else value
         for key, value in given.items()
     }
 
@@ -159,10 +159,10 @@ def _problems(error: Exception, path: str) -> Iterator[tuple[Exception, str]]:
         known = [field.name for field in attrs.fields(error.cl)]
         for key in sorted(error.extra_fields):
             yield OptionError(key), f"{_joined(path, key)} is not known. {nearest(key, known)}"
-    elif isinstance(error, BaseValidationError):
+    elif isinstance(error, ClassValidationError):
         noted, others = error.group_exceptions()
         for cause, note in noted:
-            yield from _problems(cause, _joined(path, str(getattr(note, "name", getattr(note, "index", "")))))
+            yield from _problems(cause, _joined(path, note.name))
         for cause in others:
             yield from _problems(cause, path)
     elif isinstance(error, KeyError):
@@ -227,8 +227,11 @@ def _union(hint: Any) -> Callable[[Any, Any], Any]:
 
 
 def _table_of(cls: type, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
-    """Reads a table as an attrs class. One that has a name may be that name; what a choice does not know is an option."""
-    structure = make_dict_structure_fn(cls, converter, options=override(struct_hook=_as_is))
+    """Reads a table as an attrs class.
+
+    A bare string stands for a table with that name. What a :class:`Choice` does not know itself is among its options.
+    """
+    structure: Callable[[Any, Any], Any] = make_dict_structure_fn(cls, converter, options=override(struct_hook=_as_is))
     own = {field.name for field in attrs.fields(cls)}
     named, open_ended = "name" in own, issubclass(cls, Choice)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from odekit.core.protocols import Data, Model
 from odekit.errors import RunError
@@ -203,12 +203,12 @@ class Trainer:
         state.nfe_backward += measured["nfe_backward"]
 
 
-def _optimizer(setting: Optimizer, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    common = {"lr": setting.lr, "weight_decay": setting.weight_decay}
+def _optimizer(setting: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    lr, decay = setting.lr, setting.weight_decay
     match setting.name:
         case "adam":
-            return torch.optim.Adam(parameters, **common)
+            return torch.optim.Adam(parameters, lr=lr, weight_decay=decay)
         case "adamw":
-            return torch.optim.AdamW(parameters, **common)
+            return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay)
         case _:
-            return torch.optim.SGD(parameters, momentum=setting.momentum or 0.0, **common)
+            return torch.optim.SGD(parameters, lr=lr, momentum=setting.momentum or 0.0, weight_decay=decay)

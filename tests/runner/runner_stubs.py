@@ -60,7 +60,7 @@ class Restless(Classifier):
 
 
 class Gaussian(DensityModel):
-    """An axis-parallel Gaussian. ``fail_at`` makes the solver give up, ``nan_at`` the loss NaN, at that training step."""
+    """An axis-parallel Gaussian. At a training step ``fail_at`` the solver gives up, at ``nan_at`` the loss is NaN."""
 
     name = "stub-gaussian"
 

@@ -53,6 +53,7 @@ def test_a_name_that_is_not_registered(given: dict[str, Any], message: str) -> N
         ({"trace": Choice("stub-probes", {"probs": 3})}, r"^trace\.probs: .*Did you mean 'probes'"),
         ({"gradient": Choice("adjoint", {"rtoll": 3})}, r"^gradient\.rtoll: .*Did you mean 'rtol'"),
         ({"solver": SolverChoice("dopri5", {"order": 3})}, r"^solver\.order: dopri5 has no"),
+        ({"solver": "rk4"}, r"^solver: .*rk4.*step_size"),
     ],
 )
 def test_a_setting_that_does_not_exist(given: dict[str, Any], message: str) -> None:
@@ -63,7 +64,10 @@ def test_a_setting_that_does_not_exist(given: dict[str, Any], message: str) -> N
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"trace": Choice("stub-probes", {"probes": "three"})}, r"^trace\.probes: expected a whole number, got 'three'"),
+        (
+            {"trace": Choice("stub-probes", {"probes": "three"})},
+            r"^trace\.probes: expected a whole number, got 'three'",
+        ),
         ({"trace": Choice("stub-probes", {"noise": 3})}, r"^trace\.noise: expected a string, got 3"),
         ({"trace": Choice("stub-probes", {"probes": 0})}, r"^trace: stub-probes .*probes=0.*there must be a probe"),
         ({"gradient": Choice("adjoint", {"rtol": "small"})}, r"^gradient\.rtol: expected a number, got 'small'"),

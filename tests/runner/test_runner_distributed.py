@@ -70,7 +70,9 @@ def test_two_processes_train_one_model_as_one_process_would(tmp_path: Path) -> N
 
 
 def test_an_error_in_one_process_ends_the_run(tmp_path: Path) -> None:
-    done = torchrun("stub-one-rank-fails", "--data", "stub-plane", "--batch-size", "4", "--steps", "50", "--out", tmp_path / "run")
+    done = torchrun(
+        "stub-one-rank-fails", "--data", "stub-plane", "--batch-size", "4", "--steps", "50", "--out", tmp_path / "run"
+    )
     assert done.returncode != 0
     assert "the second process gave up" in done.stderr
     assert not (tmp_path / "run" / "report.md").exists()

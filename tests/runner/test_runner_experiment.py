@@ -69,10 +69,8 @@ class Recorder(Display):
 def test_a_run_leaves_everything_in_its_folder(tmp_path: Path) -> None:
     display = Recorder()
     result = run(restless(), tmp_path / "run", display=display, command="odekit run x")
-    names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {
-        ".lock", "spec.toml", "metrics.jsonl", "weights.safetensors", "result.json", "report.md", "figures", "checkpoints",
-    }  # fmt: skip
+    files = {".lock", "spec.toml", "metrics.jsonl", "weights.safetensors", "result.json", "report.md"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == files | {"figures", "checkpoints"}
     assert (result.stop, result.step, result.total) == (Stop.FINISHED, 20, 20)
     assert result.test["error"] < 0.3
     assert [record["step"] for record in lines(tmp_path / "run")] == [4, 8, 12, 16, 20]
@@ -108,7 +106,9 @@ def test_the_callers_generators_are_left_alone(tmp_path: Path) -> None:
 def test_killed_and_resumed_equals_never_stopped(tmp_path: Path) -> None:
     train = Train(epochs=4, batch_size=8, select="best")
     run(restless(train=train), tmp_path / "straight")
-    (tmp_path / "spec.toml").write_text(toml.dumps(restless(train=train, model=Choice("stub-restless", {"kill_at": 14}))))
+    (tmp_path / "spec.toml").write_text(
+        toml.dumps(restless(train=train, model=Choice("stub-restless", {"kill_at": 14})))
+    )
     command = [*COMMAND, str(tmp_path / "spec.toml"), "--out", str(tmp_path / "killed"), "--quiet"]
     assert subprocess.run(command, timeout=120).returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "weights.safetensors").exists()
@@ -126,7 +126,9 @@ def test_stopped_between_evaluations_and_resumed_equals_never_stopped(tmp_path: 
     first = run(restless(), tmp_path / "stopped")
     assert (first.stop, first.step) == (Stop.TIME_LIMIT, 6)
     assert first.test
-    assert "Training stopped at step 6 of 20 because of the time limit" in (tmp_path / "stopped" / "report.md").read_text()
+    assert (
+        "Training stopped at step 6 of 20 because of the time limit" in (tmp_path / "stopped" / "report.md").read_text()
+    )
     second = resume(tmp_path / "stopped")
     assert (second.stop, second.step, second.test) == (Stop.INTERRUPTED, 9, {})
     assert resume(tmp_path / "stopped").stop is Stop.FINISHED
@@ -169,7 +171,18 @@ def test_a_real_time_limit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
 def test_a_signal_saves_and_stops(tmp_path: Path, number: int, code: int, word: str) -> None:
     folder = tmp_path / "run"
-    command = [*COMMAND, "stub-sleepy", "--data", "stub-plane", "--steps", "20000", "--eval-every", "5", "--out", str(folder)]
+    command = [
+        *COMMAND,
+        "stub-sleepy",
+        "--data",
+        "stub-plane",
+        "--steps",
+        "20000",
+        "--eval-every",
+        "5",
+        "--out",
+        str(folder),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 100
         while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
@@ -200,12 +213,16 @@ def test_a_solver_that_gives_up_leaves_what_there_was(tmp_path: Path) -> None:
 def test_the_best_weights_are_those_that_count(tmp_path: Path) -> None:
     spec = gaussian(steps=40)
     spec = Spec(
-        model=spec.model, data=spec.data, train=Train(steps=40, batch_size=10, select="best"), optimizer=Optimizer("sgd", 0.9)
+        model=spec.model,
+        data=spec.data,
+        train=Train(steps=40, batch_size=10, select="best"),
+        optimizer=Optimizer("sgd", 0.9),
     )
     result = run(spec, tmp_path / "run")
     records = lines(tmp_path / "run")
     best = max(records, key=lambda record: record["valid_log_likelihood"])
     assert result.weights_step == best["step"] < 40
+    assert result.weights == "best"
     assert f"best evaluation, at step {best['step']}" in (tmp_path / "run" / "report.md").read_text()
     checkpoint, _ = experiment.RunFolder(tmp_path / "run").checkpoints.newest()
     weights = load_file(tmp_path / "run" / "weights.safetensors")
@@ -222,12 +239,25 @@ def test_two_dimensional_densities_get_their_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "kind", "message"),
     [
-        ({"model": Choice("stub-restless", {"widht": 3})}, InputError, r"^model: stub-restless cannot be built with widht=3"),
+        (
+            {"model": Choice("stub-restless", {"widht": 3})},
+            InputError,
+            r"^model: stub-restless does not accept widht=3",
+        ),
+        ({"data": Choice("stub-clusters", {"sise": 3})}, InputError, "^data: stub-clusters does not accept sise=3"),
+        (
+            {"data": Choice("pinwheel", {"tran": 3}), "model": "stub-gaussian"},
+            OptionError,
+            "^data: pinwheel has no .*'tran'",
+        ),
         ({"data": "stub-plane"}, OptionError, "is for density"),
+        ({"data": "stub-plane", "model": Choice("stub-gaussian", {"fail_at": 0})}, SolveError, "^the stub does not"),
         ({"device": "cuda:7"}, RuntimeError, r"cuda:7 is not available\. This machine has: cpu"),
     ],
 )
-def test_a_run_that_cannot_begin_leaves_nothing(tmp_path: Path, given: dict[str, Any], kind: type, message: str) -> None:
+def test_a_run_that_cannot_begin_leaves_nothing(
+    tmp_path: Path, given: dict[str, Any], kind: type, message: str
+) -> None:
     with pytest.raises(kind, match=message):
         run(restless(**given), tmp_path / "run")
     assert not (tmp_path / "run").exists()

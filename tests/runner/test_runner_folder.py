@@ -44,7 +44,10 @@ def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
 
 
 def test_there_must_be_a_run_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"no run in .* to resume: .*spec\.toml is missing"), RunFolder(tmp_path / "x", True):
+    with (
+        pytest.raises(RunError, match=r"no run in .* to resume: .*spec\.toml is missing"),
+        RunFolder(tmp_path / "x", True),
+    ):
         pass
     assert not (tmp_path / "x").exists()
 

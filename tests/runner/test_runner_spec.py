@@ -65,7 +65,11 @@ def test_what_is_not_an_option_is_named_with_its_path(tables: dict[str, Any], me
 @pytest.mark.parametrize(
     ("table", "key", "value"),
     [
-        *(("solver", key, value) for key in ("rtol", "atol", "step_size") for value in (0.0, -1e-3, math.nan, math.inf)),
+        *(
+            ("solver", key, value)
+            for key in ("rtol", "atol", "step_size")
+            for value in (0.0, -1e-3, math.nan, math.inf)
+        ),
         ("solver", "rtol", "1e-3"),
         ("solver", "max_steps", 0),
         ("train", "epochs", 0),
@@ -138,7 +142,11 @@ def test_changes_reach_nested_keys_and_leave_the_rest() -> None:
 
 
 def test_another_name_drops_the_settings_of_the_old_one_only() -> None:
-    tables = {**BASE, "solver": {"name": "a", "own": 1, "rtol": 1e-3}, "optimizer": {"name": "sgd", "momentum": 0.5, "lr": 2.0}}
+    tables = {
+        **BASE,
+        "solver": {"name": "a", "own": 1, "rtol": 1e-3},
+        "optimizer": {"name": "sgd", "momentum": 0.5, "lr": 2.0},
+    }
     spec = toml.parse(toml.changed(tables, {"solver.new": 2, "solver.name": "b", "optimizer.name": "adam"}))
     assert spec.solver == SolverChoice("b", {"new": 2}, rtol=1e-3)
     assert spec.optimizer == Optimizer("adam", lr=2.0)

@@ -18,9 +18,7 @@ from odekit.runner.training import Trainer
 
 
 def trainer(model: torch.nn.Module | None = None, **given: Any) -> Trainer:
-    spec = Spec(
-        **{"model": "stub-gaussian", "data": "stub-plane", "train": Train(steps=20, batch_size=10), **given}
-    )
+    spec = Spec(**{"model": "stub-gaussian", "data": "stub-plane", "train": Train(steps=20, batch_size=10), **given})
     data = runner_stubs.Plane.load(None, 0)
     model = model or runner_stubs.Gaussian()
     return Trainer(spec, model, data, torch.device("cpu"), Randomness(spec.seed), Processes())
@@ -48,7 +46,9 @@ def test_it_is_the_optimiser_that_was_asked_for(setting: Optimizer, reference: A
 
 
 def test_the_gradient_is_clipped_and_its_norm_told() -> None:
-    free, clipped = (trainer(optimizer=Optimizer("sgd", 1.0), train=Train(steps=5, grad_clip=clip)) for clip in (None, 0.1))
+    free, clipped = (
+        trainer(optimizer=Optimizer("sgd", 1.0), train=Train(steps=5, grad_clip=clip)) for clip in (None, 0.1)
+    )
     norm = free.advance()["grad_norm"]
     assert clipped.advance()["grad_norm"] == norm > 0.1
     moved = torch.cat([parameter.detach() for parameter in clipped.model.parameters()]).norm()
