@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import attrs
@@ -21,7 +22,7 @@ _NO_ESTIMATE = (
 
 
 def _positive(instance: Any, attribute: Any, value: float) -> None:
-    if not (isinstance(value, int | float) and 0 < value < math.inf):
+    if isinstance(value, bool) or not (isinstance(value, int | float) and 0 < value < math.inf):
         raise InputError(f"{attribute.name}={value!r}: expected a positive, finite number")
 
 
@@ -46,7 +47,7 @@ class FixedStep(StepControl):
         tolerance: Tolerance,
         f0: Tensor | None = None,
     ) -> Proposal:
-        count = max(1, math.ceil(abs(t1 - t0) / self.step_size - 1e-3))
+        count = max(1, math.ceil(min(abs(t1 - t0) / self.step_size, sys.maxsize) - 1e-3))
         grid = _Grid(t0, t1, count)
         return Proposal(grid.time(1), (grid, 1), f0)
 
@@ -105,6 +106,17 @@ class PIDControl(StepControl):
 
     adaptive = True
 
+    def __attrs_post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.pcoeff, self.icoeff, self.dcoeff))):
+            raise InputError(f"pcoeff, icoeff, dcoeff = {self.pcoeff}, {self.icoeff}, {self.dcoeff}: expected numbers")
+        if not (self.safety <= 1 and self.factor_min < 1 < self.factor_max):
+            raise InputError(
+                f"safety={self.safety}, factor_min={self.factor_min}, factor_max={self.factor_max}: "
+                "expected safety <= 1 and factor_min < 1 < factor_max, or steps could not both shrink and grow"
+            )
+        if not (0 <= self.dt_min <= self.dt_max and self.dt_max > 0):
+            raise InputError(f"dt_min={self.dt_min}, dt_max={self.dt_max}: expected 0 <= dt_min <= dt_max, dt_max > 0")
+
     def start(
         self,
         f: VectorField,
@@ -138,7 +150,8 @@ class PIDControl(StepControl):
             return self._retry(t0, t1, 0.1, carry, Status.NON_FINITE)
         k = solver.error_order + 1
         if error > 1:
-            return self._retry(t0, t1, max(self.factor_min, self.safety * error ** (-1 / k)), carry, Status.SUCCESS)
+            factor = min(self.safety, 0.9) * error ** (-1 / k)
+            return self._retry(t0, t1, max(self.factor_min, factor), carry, Status.SUCCESS)
         error = max(error, 1e-10)
         p, i, d = self.pcoeff, self.icoeff, self.dcoeff
         change = error ** (-(p + i + d) / k) * carry.last ** ((p + 2 * d) / k) * carry.before ** (-d / k)
@@ -164,9 +177,9 @@ def _first_step(
     span = abs(t1 - t0)
     scale = tolerance.scale(y0)
     d0, d1 = torch.stack([tolerance.norm(y0 / scale), tolerance.norm(f0 / scale)]).tolist()
-    if not (math.isfinite(d0) and math.isfinite(d1)):
-        return None
     small = 1e-6 * span
+    if not (math.isfinite(d0) and math.isfinite(d1)):
+        return small if bool(y0.isfinite().all() and f0.isfinite().all()) else None
     trial = min(small if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1, span)
     dt = math.copysign(trial, t1 - t0)
     f1 = f(t1 if trial == span else t0 + dt, torch.add(y0, f0, alpha=dt))

@@ -33,7 +33,6 @@ class Field:
         self.dtype = like.dtype
         self.time_dtype = self.time_dtype_of(like)
         self.device = like.device
-        self.span = span
         self.nfe = 0
         self.jacobians = 0
         self._bounds = _inward(min(span), max(span), self.time_dtype)
@@ -89,12 +88,16 @@ class Field:
         """The times as 0-d tensors in the state's real dtype, none of them rounded to outside the span."""
         floats = [value for value in values if not isinstance(value, Tensor)]
         if len(floats) < len(values):
-            return [torch.as_tensor(value).to(self.device, self.time_dtype) for value in values]
+            return [self._rounded(value) for value in values]
         low, high = self._bounds
         inside = [min(max(value, low), high) for value in floats]
         if self.device.type == "cpu":
             return torch.tensor(inside, dtype=self.time_dtype).unbind()
         return [torch.full((), value, dtype=self.time_dtype, device=self.device) for value in inside]
+
+    def _rounded(self, value: Time) -> Tensor:
+        t = torch.as_tensor(value, dtype=self.time_dtype, device=self.device)
+        return t + (t.clamp(*self._bounds) - t).detach()
 
 
 _NUMPY_FLOATS: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float16: np.float16}

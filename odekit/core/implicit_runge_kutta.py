@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from odekit.core.jacobian import Factored
-from odekit.core.nonlinear import Newton, implicit_gradient
+from odekit.core.nonlinear import Newton, implicit_gradient, is_differentiated
 from odekit.core.protocols import ODESolver, Step, VectorField
 from odekit.core.runge_kutta import ButcherTableau, RungeKutta, combine, stage_times, weighted
 from odekit.core.solution import Status
@@ -90,13 +90,11 @@ class DiagonallyImplicitRungeKutta(RungeKutta):
             with torch.no_grad():
                 if own not in factored:
                     factored[own] = linearised.factored(size * own)
-                solved = self.newton.solve(
-                    f, times[i].detach(), base.detach(), size * own, y.detach(), factored[own], rows
-                )
+                solved = self.newton.solve(f, times[i], base, size * own, y, factored[own], rows)
             factored[own], converged, y = solved.factors, solved.converged, solved.y
             if not converged:
                 break
-            if torch.is_grad_enabled():
+            if torch.is_grad_enabled() or is_differentiated(y):
                 y = implicit_gradient(f, times[i], base, dt * own, y, rows)
             ks.append((y - base) / coefficient(dt * own, y))
         if not converged:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from odekit.core.protocols import CountedField, ODESolver, Outcome, Step, StepControl, VectorField
 from odekit.core.solution import Stats, Status
-from odekit.core.times import Clock
+from odekit.core.times import Clock, coefficient
 from odekit.core.tolerance import Tolerance
 
 
@@ -54,15 +54,19 @@ def integrate(
     times = clock.times
     t, t_end, y = times[0], times[-1], y0
     stats, outputs = Stats(), Outputs(clock, y0)
-    status, why, size = Status.SUCCESS, Status.SUCCESS, 0.0
-    if t != t_end:
+    status, why, size, rejected = Status.SUCCESS, Status.SUCCESS, 0.0, None
+    if t == t_end:
+        outputs.taken = at_rest(f, y0, clock)
+        y = outputs.taken[-1]
+    else:
         solver = solver.prepared(tolerance)
         proposal = control.start(f, t, t_end, y0, solver, tolerance, f0)
         status, t_next, judged = proposal.status, proposal.t_next, proposal.carry
         carry = solver.init(f, clock(t), y0, None if clock.differentiable else proposal.f0)
     while status.ok and t != t_end:
         t_next = _clip(t, t_next, t_end)
-        if t_next != t_end and abs(t_next - t) < _resolution(t, t_end, t_end - times[0]):
+        too_short = t_next != t_end and abs(t_next - t) < _resolution(t, t_end - times[0])
+        if too_short or t_next == rejected:  # the same step again would be rejected again
             status = Status.STEP_UNDERFLOW if why.ok else why
             break
         if stats.steps == max_steps:
@@ -77,21 +81,22 @@ def integrate(
             step, reached = outputs.take(f, solver, step, t_next)
             if on_accept is not None:
                 on_accept(Accepted(t, t_next, y, None if solver.memoryless else carry, reached))
-            t, y, carry, why = t_next, step.y1, step.carry, Status.SUCCESS
+            t, y, carry, rejected = t_next, step.y1, step.carry, None
         else:
             stats.rejected += 1
-            why = verdict.status
+            rejected = t_next
+        why = verdict.status
         if verdict.t_next is None:
-            status = why if not why.ok else Status.STEP_UNDERFLOW
+            if t != t_end:
+                status = Status.STEP_UNDERFLOW if why.ok else why
             break
         t_next = verdict.t_next
         size = t_next - t
-    ys = outputs.stacked()
-    if status.ok and not control.adaptive and not _all_finite(y):
+    if status.ok and not _all_finite(y):
         status = Status.NON_FINITE
-        t = _last_finite(times, ys)
+        t, y = outputs.drop_non_finite()
     stats.nfe, stats.jacobians = f.nfe, f.jacobians
-    return Outcome(ys, t, y, status, stats, abs(size))
+    return Outcome(outputs.stacked(), t, y, status, stats, abs(size))
 
 
 class Outputs:
@@ -101,8 +106,6 @@ class Outputs:
         self.clock = clock
         self.direction = math.copysign(1.0, clock.times[-1] - clock.times[0])
         self.taken = [y0]
-        if clock.times[0] == clock.times[-1]:
-            self.taken *= len(clock.times)
 
     def take(self, f: VectorField, solver: ODESolver, step: Step, t1: float) -> tuple[Step, range]:
         """Record what lies in an accepted step that ends at ``t1``; the step, densified if need be, and the indices."""
@@ -115,11 +118,30 @@ class Outputs:
         self.taken += states
         return step, outputs
 
+    def drop_non_finite(self) -> tuple[float, Tensor]:
+        """Take the states from the first non-finite one on as not reached; the last time that is left, and the state.
+
+        What is left then has no connection to the numbers that broke, so that its gradient is right.
+        """
+        finite = torch.isfinite(torch.stack(self.taken).detach()).flatten(1).all(1).tolist()
+        del self.taken[max(1, [*finite, False].index(False)) :]
+        return self.clock.times[len(self.taken) - 1], self.taken[-1]
+
     def stacked(self) -> Tensor:
         """``[T, ...]``, NaN where the solve did not get to."""
         missing = len(self.clock.times) - len(self.taken)
         blank = [torch.full_like(self.taken[0], math.nan)] * missing
         return torch.stack(self.taken + blank)
+
+
+def at_rest(f: VectorField, y0: Tensor, clock: Clock) -> list[Tensor]:
+    """The states at output times that all are the same: ``y0``, which still moves by f as those times move apart."""
+    if not clock.differentiable:
+        return [y0] * len(clock.times)
+    t0 = clock.output(0)
+    slope = f(t0, y0)
+    moved = (coefficient(clock.output(k) - t0, y0) for k in range(1, len(clock.times)))
+    return [y0, *(y0 + dt * slope for dt in moved)]
 
 
 def states_in(
@@ -141,13 +163,12 @@ def states_in(
 def at_end(clock: Clock, index: int, t1: float) -> bool:
     """Whether an output time is the end ``t1`` of its step, so that the step's own ``y1`` is the answer.
 
-    Where times are differentiated only the end of the span counts as such: anywhere else the derivative with respect to
-    that output time comes out of the dense output.
+    Where times are differentiated only the last output time counts as such: anywhere else the derivative with respect
+    to that output time comes out of the dense output.
     """
-    t = clock.times[index]
     if clock.differentiable:
-        return t == clock.times[-1]
-    return _same(t, t1)
+        return index == len(clock.times) - 1
+    return _same(clock.times[index], t1)
 
 
 def _same(t: float, t1: float) -> bool:
@@ -160,16 +181,10 @@ def _clip(t: float, t_next: float, t_end: float) -> float:
     return t_end if abs(left) <= abs(wanted) * 1.01 else t_next
 
 
-def _resolution(t: float, t_end: float, span: float) -> float:
+def _resolution(t: float, span: float) -> float:
     """The shortest step that still means something at time ``t``."""
     return max(4 * math.ulp(t), 1e-25 * abs(span))
 
 
 def _all_finite(y: Tensor) -> bool:
     return torch.compiler.is_compiling() or bool(torch.isfinite(y).all())
-
-
-def _last_finite(times: tuple[float, ...], ys: Tensor) -> float:
-    """The last output time before which every output is finite."""
-    finite = torch.isfinite(ys.detach()).flatten(1).all(1).tolist()
-    return times[finite.index(False) - 1] if False in finite[1:] else times[0]

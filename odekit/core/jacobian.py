@@ -14,7 +14,14 @@ Map = Callable[[Tensor], Tensor]
 
 
 class Factored(Protocol):
-    """I - h ∂f/∂y, ready to be solved with."""
+    """I - h ∂f/∂y, ready to be solved with.
+
+    ``whole`` says whether it is all of that matrix. Then the contraction of a Newton iteration tells how far the
+    solution is; otherwise only the size of its updates does.
+    """
+
+    @property
+    def whole(self) -> bool: ...
 
     def solve(self, right: Tensor) -> Tensor:
         """(I - h ∂f/∂y)⁻¹ right, for a right-hand side shaped like the packed state."""
@@ -33,6 +40,8 @@ class LU:
 
     lu: Tensor
     pivots: Tensor
+
+    whole = True
 
     @classmethod
     def of(cls, matrix: Tensor) -> LU:

@@ -6,8 +6,11 @@ import math
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
+from odekit.core.first_only import first_only
 from odekit.core.jacobian import Factored
 from odekit.core.protocols import VectorField
 from odekit.core.times import Time, coefficient, host
@@ -38,9 +41,9 @@ def _fraction(instance: Any, attribute: Any, value: float) -> None:
 class Newton:
     """Solves y = base + h f(t, y).
 
-    Simplified Newton: the Jacobian of the step's start serves until the contraction is slow, then every iterate gets
-    its own. It has converged where the error that is left, estimated from the contraction rate, is below ``fraction``
-    of the solve's tolerance. Hairer & Wanner, *Solving ODEs II*, IV.8.
+    Simplified Newton: the Jacobian of the step's start serves until the contraction is slow, or too slow for the
+    iterations that remain; then the iterate gets its own. It has converged where the error that is left, estimated from
+    the contraction rate, is below ``fraction`` of the solve's tolerance. Hairer & Wanner, *Solving ODEs II*, IV.8.
 
     Attributes:
         max_iterations: after these it counts as diverged.
@@ -64,23 +67,62 @@ class Newton:
             if not math.isfinite(size):
                 return Solved(y, False, factors)
             rate = size / previous if iteration else math.inf
-            left = size * rate / (1 - rate) if rate < 1 else size
+            left = size * rate / (1 - rate) if rate < 1 and factors.whole else size
             if left <= self.fraction or size <= 1e-3 * self.fraction or (size <= 1 and rate >= 0.5 and fresh):
                 return Solved(y, True, factors)
-            if iteration and rate > 0.2:
+            remaining = self.max_iterations - iteration - 1
+            if iteration and (rate > 0.2 or size * rate**remaining > self.fraction):
                 factors, fresh = f.linearised(t, y, rows).factored(h), True
             previous = size
         return Solved(y, False, factors)
 
 
+_SECOND = (
+    "the derivative of an implicit step cannot be differentiated again; second derivatives need an explicit solver, "
+    "such as 'dopri5', with gradient='direct'"
+)
+
+
 def implicit_gradient(f: VectorField, t: Tensor, base: Tensor, h: Time, y: Tensor, rows: bool) -> Tensor:
-    """The solution ``y`` of y = base + h f(t, y), connected to what it depends on.
+    """The solution ``y`` of y = base + h f(t, y), connected to what it depends on, in reverse and in forward mode.
 
     Implicit function theorem: dy = (I - h ∂f/∂y)⁻¹ d(base + h f)|_y, the Jacobian being taken at the solution. The
-    value of ``y`` stays as it is.
+    value of ``y`` stays as it is. There is no second derivative: asking for it raises GradientError.
     """
-    right = base + coefficient(h, y) * f(t, y)
-    if not right.requires_grad:
+    y = y.detach()
+    right = base + coefficient(h, y) * f(t, _Held.apply(y, base))
+    if not is_differentiated(right):
         return y
-    factors = f.linearised(t, y.detach(), rows).factored(host(h))
+    factors = f.linearised(t, y, rows).factored(host(h))
+    right = first_only(right, _SECOND)
     return y + factors.solve(right - right.detach())
+
+
+def is_differentiated(x: Tensor) -> bool:
+    """Whether derivatives flow through ``x``, in reverse or in forward mode."""
+    return x.requires_grad or unpack_dual(x).tangent is not None
+
+
+class _Held(torch.autograd.Function):
+    """``y`` as a part of the graph that ``base`` is in, yet with no derivative.
+
+    An f that differentiates inside itself finds a y that requires grad, and makes no leaf of its own.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, base: Tensor) -> Tensor:
+        return y.view_as(y)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None]:
+        return None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        return next(torch.zeros_like(tangent) for tangent in tangents if tangent is not None)

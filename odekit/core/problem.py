@@ -14,7 +14,7 @@ from torch import Tensor
 from odekit.core.field import Field
 from odekit.core.state import Layout, lay_out
 from odekit.core.times import Clock
-from odekit.core.tolerance import Norm, Tolerance, default_tolerances, resolve_norm
+from odekit.core.tolerance import Norm, Tolerance, checked, default_tolerances, resolve_norm
 from odekit.errors import InputError
 
 
@@ -42,7 +42,7 @@ class Problem:
     @property
     def clock(self) -> Clock:
         """A clock through which the output times can be differentiated, if they ask for it."""
-        wanted = self.ts.requires_grad and torch.is_grad_enabled() and self.times[0] != self.times[-1]
+        wanted = self.ts.requires_grad and torch.is_grad_enabled() and len(self.times) > 1
         return Clock(self.times, self.ts if wanted else None)
 
 
@@ -72,17 +72,9 @@ def pose(
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
         raise InputError(f"max_steps={max_steps!r}: expected an integer >= 1")
     usual_rtol, usual_atol = default_tolerances(packed.dtype, adaptive)
-    tolerance = Tolerance(
-        layout.pack_tolerance(usual_rtol if rtol is None else rtol, "rtol", packed),
-        layout.pack_tolerance(usual_atol if atol is None else atol, "atol", packed),
-        resolve_norm(norm),
-    )
-    if (
-        isinstance(tolerance.rtol, float)
-        and isinstance(tolerance.atol, float)
-        and tolerance.rtol == tolerance.atol == 0
-    ):
-        raise InputError("rtol and atol are both 0, which no step can meet; give at least one of them, e.g. rtol=1e-6")
+    rtol = layout.pack_tolerance(usual_rtol if rtol is None else rtol, "rtol", packed)
+    atol = layout.pack_tolerance(usual_atol if atol is None else atol, "atol", packed)
+    tolerance = checked(rtol, atol, packed.dtype, resolve_norm(norm))
     field = Field(f, args, layout, packed, (times[0], times[-1]))
     return Problem(field, packed, layout, times, ts, tolerance, max_steps)
 
@@ -94,18 +86,15 @@ def _times(t: Any, y: Tensor) -> tuple[tuple[float, ...], Tensor]:
     elif isinstance(t, Sequence | np.ndarray) and not isinstance(t, str):
         if any(isinstance(value, Tensor) for value in t):
             raise InputError("t is a sequence with tensors in it; join them first: t=torch.stack([...])")
-        try:
-            ts = torch.as_tensor(np.asarray(t, dtype=np.float64))
-        except (TypeError, ValueError):
-            raise InputError(
-                f"t={t!r:.80}: expected numbers, such as t=[0.0, 1.0] or torch.linspace(0, 1, 11)"
-            ) from None
+        ts = torch.as_tensor(_numbers(t))
     else:
         raise InputError(
             f"t is a {type(t).__name__}; expected output times [T], such as t=[0.0, 1.0], the first being t0"
         )
     if ts.is_complex() or ts.dtype == torch.bool:
         raise InputError(f"t has dtype {ts.dtype}; times are real numbers")
+    if ts.is_meta:
+        raise InputError("t is on the meta device, which holds no numbers; make it on a real device")
     if ts.ndim != 1 or ts.shape[0] == 0:
         raise InputError(f"t has shape {tuple(ts.shape)}; expected [T] with T >= 1, the first being t0")
     times = tuple(ts.detach().cpu().double().tolist())
@@ -120,3 +109,13 @@ def _times(t: Any, y: Tensor) -> tuple[tuple[float, ...], Tensor]:
                 "sort it in increasing or in decreasing order"
             )
     return times, ts if isinstance(t, Tensor) else ts.to(y.device, Field.time_dtype_of(y))
+
+
+def _numbers(t: Any) -> np.ndarray:
+    try:
+        numbers = np.asarray(t)
+    except ValueError:  # rows of different lengths
+        numbers = np.asarray(None)
+    if numbers.size and numbers.dtype.kind not in "iuf":
+        raise InputError(f"t={t!r:.80}: expected numbers, such as t=[0.0, 1.0] or torch.linspace(0, 1, 11)")
+    return numbers.astype(np.float64)

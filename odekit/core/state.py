@@ -73,7 +73,7 @@ class TreeLayout:
                     f"{leaves[0].device}; all parts of a state share one dtype and one device"
                 )
         if self.batched:
-            return torch.cat([leaf.reshape(leaf.shape[0], -1) for leaf in leaves], dim=1)
+            return torch.cat([leaf.reshape(len(leaf), math.prod(leaf.shape[1:])) for leaf in leaves], dim=1)
         return torch.cat([leaf.reshape(-1) for leaf in leaves])
 
     def unpack(self, packed: Tensor) -> Any:
@@ -138,6 +138,8 @@ def _check_leaf(leaf: Any, name: str) -> None:
         raise InputError(
             f"{name} is a {type(leaf).__name__} ({leaf!r:.60}); expected a tensor, e.g. torch.as_tensor({name})"
         )
+    if leaf.is_meta:
+        raise InputError(f"{name} is on the meta device, which holds no numbers; move it to a real device")
     if not (leaf.is_floating_point() or leaf.is_complex()):
         raise InputError(
             f"{name} has dtype {leaf.dtype}; a state is floating-point or complex: use {name}.float() or .double()"

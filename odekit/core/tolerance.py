@@ -58,6 +58,21 @@ class Tolerance:
         return self.norm(error / (self.atol + self.rtol * torch.maximum(y0.abs(), y1.abs())))
 
 
+def checked(rtol: float | Tensor, atol: float | Tensor, dtype: torch.dtype, norm: Norm) -> Tolerance:
+    """A tolerance that steps of a state of this dtype can meet.
+
+    Next to nothing takes the place of an ``atol`` of 0, so that a component that stays at 0 exactly passes (0/0 is
+    NaN): the square root of the smallest normal number, since the usual norms square what is divided by it.
+
+    Raises:
+        InputError: both are 0 for some component.
+    """
+    if bool(torch.as_tensor((rtol == 0) & (atol == 0)).any()):
+        raise InputError("rtol and atol are both 0, which no step can meet; give at least one of them, e.g. rtol=1e-6")
+    least = math.sqrt(torch.finfo(dtype).tiny)
+    return Tolerance(rtol, atol.clamp_min(least) if isinstance(atol, Tensor) else max(atol, least), norm)
+
+
 def default_tolerances(dtype: torch.dtype, adaptive: bool) -> tuple[float, float]:
     """``(rtol, atol)`` for a state of this dtype, where the user names none.
 

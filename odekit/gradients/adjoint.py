@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,16 +13,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from odekit.core.control import resolve_control
+from odekit.core.first_only import first_only
 from odekit.core.integrate import integrate
 from odekit.core.problem import Problem
 from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl
 from odekit.core.solution import Stats
 from odekit.core.times import Clock
-from odekit.core.tolerance import NORMS, Norm, Tolerance, rms
+from odekit.core.tolerance import NORMS, Norm, Tolerance, checked, rms
 from odekit.errors import AdjointDriftWarning, GradientError, InputError, SolveError, nearest
 from odekit.gradients.augmented import Augmented, Parts
 from odekit.gradients.captured import Dependencies
 
+_SECOND = "gradient='adjoint' has no second derivatives; use gradient='direct'"
 _DRIFT_STEPS = 1e3
 """Local errors that may have piled up in a backward solve of y before its gradient is called into question."""
 
@@ -78,7 +81,8 @@ class Adjoint(GradientMethod):
         if not torch.is_grad_enabled():
             return _forward(problem, solver, control, None)
         back = _Backward(self, problem, solver, control)
-        ys, y1 = _Solve.apply(back, problem.y0, problem.ts, *back.dependencies.tensors)
+        inputs = (first_only(x, _SECOND) for x in (problem.y0, problem.ts, *back.dependencies.tensors))
+        ys, y1 = _Solve.apply(back, *inputs)
         return attrs.evolve(back.outcomes.pop(), ys=ys, y1=y1)
 
 
@@ -112,27 +116,36 @@ class _Backward:
                 "use gradient='checkpointed'"
             )
         self.parts = Parts(problem.y0, self.dependencies.tensors)
-        self.tolerance = self._tolerance(method)
-        self.drift_allowed = self._drift_allowed(method)
-        self.outcomes: list[Outcome] = []
-        self.stats, self.reached = Stats(), problem.times[0]
-
-    def _drift_allowed(self, method: Adjoint) -> Tolerance:
-        if not self.control.adaptive:
-            return Tolerance(rtol=0.02, atol=1e-3)
-        forward = self.problem.tolerance
-        rtol = forward.rtol if method.rtol is None else max(method.rtol, forward.rtol)
-        atol = forward.atol if method.atol is None else max(method.atol, forward.atol)
-        return Tolerance(_DRIFT_STEPS * rtol, _DRIFT_STEPS * atol)
-
-    def _tolerance(self, method: Adjoint) -> Tolerance:
-        forward = self.problem.tolerance
+        rtol, atol = self._tolerances(method)
         norm = method.norm
         if isinstance(norm, str):
             norm = _PARTED[norm](self.parts) if norm in _PARTED else NORMS[norm]
-        rtol = forward.rtol if method.rtol is None else method.rtol
-        atol = forward.atol if method.atol is None else method.atol
-        return Tolerance(self.parts.spread(rtol), self.parts.spread(atol), norm)
+        self.tolerance = checked(self.parts.spread(rtol), self.parts.spread(atol), problem.y0.dtype, norm)
+        self.drift_allowed = self._drift_allowed(rtol, atol)
+        self.outcomes: list[Outcome] = []
+        self.stats, self.reached = Stats(), problem.times[0]
+
+    def _tolerances(self, method: Adjoint) -> tuple[float | Tensor, float | Tensor]:
+        """The relative and absolute tolerance for y and its adjoint: the method's own ones, or the forward ones."""
+        problem, forward = self.problem, self.problem.tolerance
+        rtol, atol = forward.rtol, forward.atol
+        if method.rtol is not None:
+            rtol = problem.layout.pack_tolerance(method.rtol, "the adjoint's rtol", problem.y0)
+        if method.atol is not None:
+            atol = problem.layout.pack_tolerance(method.atol, "the adjoint's atol", problem.y0)
+        return rtol, atol
+
+    def _drift_allowed(self, rtol: float | Tensor, atol: float | Tensor) -> Tolerance:
+        if not (self.control.adaptive and self.forward_control.adaptive):
+            return Tolerance(rtol=0.02, atol=1e-3)
+        forward = self.problem.tolerance
+        return Tolerance(_DRIFT_STEPS * _larger(rtol, forward.rtol), _DRIFT_STEPS * _larger(atol, forward.atol))
+
+
+def _larger(a: float | Tensor, b: float | Tensor) -> float | Tensor:
+    if isinstance(a, Tensor):
+        return a.clamp_min(b)
+    return b.clamp_min(a) if isinstance(b, Tensor) else max(a, b)
 
 
 class _Solve(torch.autograd.Function):
@@ -141,7 +154,7 @@ class _Solve(torch.autograd.Function):
         outcome = _forward(back.problem, back.forward_solver, back.forward_control, back.dependencies.f0)
         ctx.back = back
         y1 = outcome.y1.clone()
-        ctx.save_for_backward(outcome.ys, y1)
+        ctx.save_for_backward(outcome.ys, y1, ts, *tensors)
         back.outcomes.append(outcome)
         back.stats, back.reached = outcome.stats, outcome.t1
         return outcome.ys, y1
@@ -150,7 +163,7 @@ class _Solve(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_ys: Tensor, grad_y1: Tensor) -> tuple[Any, ...]:
         back: _Backward = ctx.back
-        ys, y1 = ctx.saved_tensors
+        ys, y1, *_ = ctx.saved_tensors  # raises if one was changed in place since
         grad_y0, grad_ts, grads = _solve_backwards(back, ys, y1, grad_ys, grad_y1, ctx.needs_input_grad[2])
         return None, grad_y0, grad_ts, *grads
 
@@ -161,36 +174,44 @@ def _solve_backwards(
     problem, parts, stats = back.problem, back.parts, back.stats
     inputs = back.dependencies.inputs()
     field = back.dependencies.field(problem, inputs)
-    augmented = Augmented(field, inputs, parts)
-    with torch.enable_grad():
-        probe = problem.y0.detach().requires_grad_()
-        back.dependencies.check_none_missed(field(back.reached, probe), [probe, *inputs], "adjoint")
+    augmented = Augmented(
+        field, inputs, parts, functools.partial(back.dependencies.check_none_missed, method="adjoint")
+    )
     slope = {}
     times, states, index = _stations(problem.times, back.reached, ys, y1)
+    last = len(times) - 1
     grad_ts = torch.zeros_like(problem.ts) if time_gradient else None
 
-    def moved(at: int, cotangent: Tensor) -> Tensor:
-        """⟨cotangent, f⟩ at a station: how the loss changes as that time does."""
+    def move(k: int, at: int, cotangent: Tensor, share: float = 1.0) -> None:
+        """The state at a station moves by f as ``ts[k]`` moves it."""
+        if grad_ts is None:
+            return
         if at not in slope:
             with torch.no_grad():
                 slope[at] = field(times[at], states[at])
-        return (cotangent.conj() * slope[at]).real.sum()
+        grad_ts[k] += share * (cotangent.conj() * slope[at]).real.sum().to(grad_ts.dtype)
 
     def arriving(at: int) -> Tensor:
-        """The loss's own derivative with respect to the state at a station."""
-        total = grad_y1 if at == len(times) - 1 else torch.zeros_like(grad_y1)
-        for k in index[at]:
+        """The loss's own derivative with respect to the state at a station, but for the initial state itself."""
+        total = grad_y1 if at == last else torch.zeros_like(grad_y1)
+        for k in index[at][at == 0 :]:
             total = total + grad_ys[k]
-            if grad_ts is not None and at > 0:
-                grad_ts[k] += moved(at, grad_ys[k]).to(grad_ts.dtype)
-        if grad_ts is not None and at == len(times) - 1 and at > 0:
-            grad_ts[-1] += moved(at, grad_y1).to(grad_ts.dtype)
+            move(k, at, grad_ys[k])
         return total
 
-    adjoint = arriving(len(times) - 1)
+    adjoint = arriving(last)
+    if index[last]:
+        move(index[last][-1], last, grad_y1)
+    else:  # the solve ended early, at a time that both ends of the span move
+        share = (times[last] - times[0]) / (problem.times[-1] - times[0])
+        move(-1, last, grad_y1, share)
+        move(0, last, grad_y1, 1 - share)
     integrals = parts.no_integrals()
     control, budget = back.control, problem.max_steps
-    for at in range(len(times) - 1, 0, -1):
+    for at in range(last, 0, -1):
+        if not bool(adjoint.any()):  # no later state matters to the loss
+            adjoint = arriving(at - 1)
+            continue
         z1 = parts.join(states[at], adjoint, integrals)
         outcome = _section(back, augmented, z1, (times[at], times[at - 1]), control, budget)
         budget -= outcome.stats.steps
@@ -198,13 +219,11 @@ def _solve_backwards(
         stats.steps_backward += outcome.stats.steps
         y, adjoint, integrals = parts.split(outcome.y1)
         _warn_of_drift(back.drift_allowed, y.reshape(y1.shape), states[at - 1], times[at], times[at - 1])
-        adjoint = adjoint.reshape(y1.shape)
-        if at == 1 and grad_ts is not None:
-            grad_ts[0] -= moved(0, adjoint).to(grad_ts.dtype)
-        adjoint = adjoint + arriving(at - 1)
+        adjoint = adjoint.reshape(y1.shape) + arriving(at - 1)
+    move(0, 0, adjoint, -1.0)
     stats.nfe_backward += field.nfe
     grads = zip(parts.gradients(integrals), augmented.used, strict=True)
-    return adjoint, grad_ts, [grad if used else None for grad, used in grads]
+    return adjoint + grad_ys[0], grad_ts, [grad if used else None for grad, used in grads]
 
 
 def _stations(
@@ -233,7 +252,6 @@ def _section(
     back: _Backward, augmented: Augmented, z: Tensor, span: tuple[float, float], control: StepControl, budget: int
 ) -> Outcome:
     with torch.no_grad():
-        augmented.field.span = span
         outcome = integrate(augmented, z, Clock(span), back.solver, control, back.tolerance, max(budget, 1))
     if not outcome.status.ok:
         raise SolveError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 from odekit.core.field import Field
 from odekit.core.jacobian import LU, Jacobian
 from odekit.core.times import Time
+
+Check = Callable[[Sequence[Tensor], Sequence[Tensor]], None]
 
 
 class Parts:
@@ -55,6 +57,8 @@ class _Factored:
     state: LU
     adjoint: LU
 
+    whole = False
+
     def solve(self, right: Tensor) -> Tensor:
         y, adjoint, integrals = self.parts.split(right)
         shape = self.parts.shape
@@ -81,13 +85,16 @@ class _Linearised:
 class Augmented:
     """d/dt [y, a, g] = [f, -aᵀ∂f/∂y, -aᵀ∂f/∂θ] on the packed vector. Chen et al. 2018, Appendix B.
 
-    ``used`` tells which of ``inputs`` f has been seen to depend on.
+    Attributes:
+        check: is told, at every evaluation, what f gave and all tensors with respect to which that is differentiated.
+        used: tells which of ``inputs`` f has been seen to depend on.
     """
 
-    def __init__(self, field: Field, inputs: list[Tensor], parts: Parts) -> None:
+    def __init__(self, field: Field, inputs: list[Tensor], parts: Parts, check: Check) -> None:
         self.field = field
         self.inputs = inputs
         self.parts = parts
+        self.check = check
         self.used = [False] * len(inputs)
 
     @property
@@ -116,6 +123,7 @@ class Augmented:
             dy = self.field(t, state)
         backwards = adjoint.reshape(parts.shape).neg()
         wrt = [state, *self.inputs]
+        self.check([dy], wrt)
         grads: Sequence[Tensor | None] = [None] * len(wrt)
         if dy.requires_grad:
             grads = torch.autograd.grad(dy, wrt, backwards, allow_unused=True, retain_graph=True)

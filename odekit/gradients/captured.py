@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import CodeType
 from typing import Any, cast
 
@@ -84,12 +84,11 @@ def _names(code: CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def leaves_of(output: Tensor) -> list[Tensor]:
-    """The leaves that require grad in the autograd graph of ``output``."""
-    found: dict[int, Tensor] = {}
-    if output.grad_fn is None:
-        return [output] if output.requires_grad else []
-    seen, pending = {output.grad_fn}, [output.grad_fn]
+def leaves_of(outputs: Iterable[Tensor]) -> list[Tensor]:
+    """The leaves that require grad in the autograd graph of ``outputs``."""
+    found = {id(output): output for output in outputs if output.grad_fn is None and output.requires_grad}
+    pending = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    seen = set(pending)
     while pending:
         node = pending.pop()
         leaf = getattr(node, "variable", None)
@@ -124,7 +123,7 @@ class Dependencies:
         problem.field.nfe += probe.nfe
         self.f0 = f0.detach()
         passed_in = {id(tensor) for tensor in (*copies, y0, *args)}
-        captured = {id(leaf): leaf for leaf in leaves_of(f0) if id(leaf) not in passed_in}
+        captured = {id(leaf): leaf for leaf in leaves_of([f0]) if id(leaf) not in passed_in}
         for tensor in named_in_code(problem.field.f):
             if tensor.is_leaf and id(tensor) not in passed_in:
                 captured.setdefault(id(tensor), tensor)
@@ -146,10 +145,10 @@ class Dependencies:
             leaves[place] = tensor
         return problem.field.fork(args=cast(tuple[Any, ...], optree.tree_unflatten(self._treespec, leaves)))
 
-    def check_none_missed(self, output: Tensor, known: list[Tensor], method: str) -> None:
-        """Raise GradientError if the graph of ``output`` has a leaf that is not among ``known``."""
+    def check_none_missed(self, outputs: Sequence[Tensor], known: Iterable[Tensor], method: str) -> None:
+        """Raise GradientError if the graph of ``outputs`` has a leaf that is not among ``known``."""
         ids = {id(tensor) for tensor in known}
-        missed = [leaf for leaf in leaves_of(output) if id(leaf) not in ids]
+        missed = [leaf for leaf in leaves_of(outputs) if id(leaf) not in ids]
         if missed:
             shapes = ", ".join(str(tuple(leaf.shape)) for leaf in missed)
             raise GradientError(

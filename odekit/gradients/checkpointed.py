@@ -11,12 +11,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from odekit.core.field import Field
-from odekit.core.integrate import Accepted, at_end, integrate, states_in
+from odekit.core.first_only import first_only
+from odekit.core.integrate import Accepted, at_end, at_rest, integrate, states_in
 from odekit.core.problem import Problem
 from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl
 from odekit.core.solution import Stats
 from odekit.core.times import Clock
 from odekit.gradients.captured import Dependencies
+
+_SECOND = "gradient='checkpointed' has no second derivatives; use gradient='direct'"
 
 
 @attrs.frozen
@@ -38,7 +41,8 @@ class Checkpointed(GradientMethod):
             return _forward(problem, solver, control, None, None)
         dependencies = Dependencies(problem)
         tape = _Tape(problem, solver, control, dependencies)
-        ys, y1 = _Replay.apply(tape, problem.y0, problem.ts, *dependencies.tensors)
+        inputs = (first_only(x, _SECOND) for x in (problem.y0, problem.ts, *dependencies.tensors))
+        ys, y1 = _Replay.apply(tape, *inputs)
         return attrs.evolve(tape.outcomes.pop(), ys=ys, y1=y1)
 
 
@@ -53,7 +57,12 @@ def _forward(
 
 
 class _Tape:
-    """What lives between forward and backward."""
+    """What lives between forward and backward.
+
+    Attributes:
+        steps: the accepted steps from the first to the one in which the answer ends.
+        ends_inside: whether the answer ends at an output inside the last step, because what followed was not finite.
+    """
 
     def __init__(self, problem: Problem, solver: ODESolver, control: StepControl, dependencies: Dependencies) -> None:
         self.problem = problem
@@ -61,8 +70,21 @@ class _Tape:
         self.control = control
         self.dependencies = dependencies
         self.steps: list[Accepted] = []
+        self.ends_inside = False
         self.outcomes: list[Outcome] = []
         self.stats = Stats()
+
+    def close(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        self.stats = outcome.stats
+        if self.steps and self.steps[-1].t1 != outcome.t1:
+            times = self.problem.times
+            reached = sum((t - outcome.t1) * (times[-1] - times[0]) <= 0 for t in times)
+            self.steps = [step for step in self.steps if step.outputs.start < reached]
+        if self.steps and self.steps[-1].t1 != outcome.t1:
+            last = self.steps[-1]
+            self.steps[-1] = attrs.evolve(last, outputs=range(last.outputs.start, reached))
+            self.ends_inside = True
 
 
 class _Replay(torch.autograd.Function):
@@ -70,42 +92,54 @@ class _Replay(torch.autograd.Function):
     def forward(ctx: Any, tape: _Tape, y0: Tensor, ts: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         outcome = _forward(tape.problem, tape.solver, tape.control, tape.dependencies.f0, tape.steps)
         ctx.tape = tape
-        tape.outcomes.append(outcome)
-        tape.stats = outcome.stats
+        ctx.save_for_backward(y0, ts, *tensors)
+        tape.close(outcome)
         return outcome.ys, outcome.y1.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_ys: Tensor, grad_y1: Tensor) -> tuple[Any, ...]:
-        tape: _Tape = ctx.tape
-        problem, dependencies, steps = tape.problem, tape.dependencies, tape.steps
-        inputs = dependencies.inputs()
-        field = dependencies.field(problem, inputs)
-        ts = problem.ts.detach()
-        if ctx.needs_input_grad[2]:
-            ts.requires_grad_()
-            inputs.append(ts)
-        clock = Clock(problem.times, ts if ctx.needs_input_grad[2] else None)
-        solver = tape.solver.prepared(problem.tolerance)
-        sums: list[Tensor | None] = [None] * len(inputs)
-        adjoint: Tensor = grad_y1
-        carried: list[Tensor | None] = []
-        for i, step in reversed(list(enumerate(steps))):
-            replayed = _replay(field, solver, clock, step, first=i == 0)
-            if i == len(steps) - 1:
-                dependencies.check_none_missed(replayed.y1, [*replayed.inputs, *inputs], "checkpointed")
-            outputs = [replayed.y1, *replayed.carry, *replayed.states]
-            cotangents = [adjoint, *(carried or [None] * len(replayed.carry)), *(grad_ys[k] for k in step.outputs)]
-            grads = _vjp(outputs, cotangents, [*replayed.inputs, *inputs])
-            adjoint = torch.zeros_like(step.y0) if grads[0] is None else grads[0]
-            carried = grads[1 : len(replayed.inputs)]
-            sums = [_added(total, grad) for total, grad in zip(sums, grads[len(replayed.inputs) :], strict=True)]
-        for k in range(len(problem.times) if problem.times[0] == problem.times[-1] else 1):
-            adjoint = adjoint + grad_ys[k]
-        tape.stats.nfe_backward += field.nfe
-        tape.stats.steps_backward += len(steps)
-        grad_ts = sums.pop() if ctx.needs_input_grad[2] else None
-        return None, adjoint, grad_ts, *sums
+        _ = ctx.saved_tensors  # raises if one was changed in place since: replays would not see what the solve saw
+        return None, *_replay_backwards(ctx.tape, grad_ys, grad_y1, ctx.needs_input_grad[2])
+
+
+def _replay_backwards(tape: _Tape, grad_ys: Tensor, grad_y1: Tensor, time_gradient: bool) -> list[Tensor | None]:
+    """The gradients with respect to y0, the times and the tensors that f depends on."""
+    problem, dependencies, steps = tape.problem, tape.dependencies, tape.steps
+    inputs = dependencies.inputs()
+    field = dependencies.field(problem, inputs)
+    ts = problem.ts.detach().requires_grad_() if time_gradient else None
+    clock = Clock(problem.times, ts)
+    if ts is not None:
+        inputs = [ts, *inputs]
+    solver = tape.solver.prepared(problem.tolerance)
+    sums: list[Tensor | None] = [None] * len(inputs)
+    cotangents, adjoint = list(grad_ys), grad_y1
+    if tape.ends_inside:
+        end = steps[-1].outputs[-1]
+        cotangents[end], adjoint = cotangents[end] + grad_y1, torch.zeros_like(grad_y1)
+    carried: list[Tensor | None] = []
+    for i in reversed(range(len(steps))):
+        step = steps[i]
+        replayed = _replay(field, solver, clock, step, first=i == 0)
+        dependencies.check_none_missed([replayed.y1, *replayed.states], [*replayed.inputs, *inputs], "checkpointed")
+        outputs = [replayed.y1, *replayed.carry, *replayed.states]
+        arriving = [adjoint, *(carried or [None] * len(replayed.carry)), *(cotangents[k] for k in step.outputs)]
+        grads = _vjp(outputs, arriving, [*replayed.inputs, *inputs])
+        adjoint = torch.zeros_like(step.y0) if grads[0] is None else grads[0]
+        carried = grads[1 : len(replayed.inputs)]
+        sums = [_added(total, grad) for total, grad in zip(sums, grads[len(replayed.inputs) :], strict=True)]
+    if problem.times[0] == problem.times[-1]:
+        with torch.enable_grad():
+            y0 = problem.y0.detach().requires_grad_()
+            states = at_rest(field, y0, clock)
+        grads = _vjp([*states, states[-1]], [*cotangents, adjoint], [y0, *inputs])
+        adjoint, *sums = grads
+    else:
+        adjoint = adjoint + cotangents[0]
+    tape.stats.nfe_backward += field.nfe
+    tape.stats.steps_backward += len(steps)
+    return [adjoint, *sums] if time_gradient else [adjoint, None, *sums]
 
 
 @attrs.frozen(eq=False)

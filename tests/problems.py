@@ -1,0 +1,94 @@
+"""Initial value problems with known solutions, and what the numerics' tests measure with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from odekit.core.protocols import ODESolver
+from odekit.registry import catalog
+
+SOLVERS = [entry.name for entry in catalog().entries("solver")]
+GRADIENTS = ["direct", "checkpointed", "adjoint"]
+DOUBLE = torch.float64
+
+
+def solver_class(name: str) -> type[ODESolver]:
+    return catalog().get("solver", name)
+
+
+ADAPTIVE = [name for name in SOLVERS if solver_class(name).error_order is not None]
+IMPLICIT = [name for name in SOLVERS if solver_class(name).implicit]
+EXPLICIT = [name for name in SOLVERS if not solver_class(name).implicit]
+
+
+@attrs.frozen
+class Reference:
+    """dy/dt = f(t, y) whose solution is ``exact(t)``."""
+
+    name: str
+    f: Callable[[Tensor, Tensor], Tensor]
+    exact: Callable[[float], Tensor]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _bent(t: Tensor, y: Tensor) -> Tensor:
+    u, v = y.unbind(-1)
+    return torch.stack([-(u - v**2) + 2 * v**2 * (1 - v), v * (1 - v)], -1)
+
+
+def _bent_exact(t: float) -> Tensor:
+    """A decay and a logistic curve, seen in bent coordinates in which they are coupled."""
+    v = 1 / (1 + 3 * math.exp(-t))
+    return torch.tensor([1.5 * math.exp(-t) + v**2, v], dtype=DOUBLE)
+
+
+_OMEGA = 1.5
+
+
+def _kpr(t: Tensor, y: Tensor) -> Tensor:
+    u, v = y.unbind(-1)
+    left = (u**2 - 2 - torch.cos(t)) / (2 * u)
+    right = (v**2 - 2 - torch.cos(_OMEGA * t)) / (2 * v)
+    du = -left + 0.5 * right - torch.sin(t) / (2 * u)
+    dv = 0.5 * left - right - _OMEGA * torch.sin(_OMEGA * t) / (2 * v)
+    return torch.stack([du, dv], -1)
+
+
+def _kpr_exact(t: float) -> Tensor:
+    """The Kværnø-Prothero-Robinson problem, coupled and driven by t."""
+    return torch.tensor([math.sqrt(2 + math.cos(t)), math.sqrt(2 + math.cos(_OMEGA * t))], dtype=DOUBLE)
+
+
+AUTONOMOUS = Reference("autonomous", _bent, _bent_exact)
+TIMED = Reference("time-dependent", _kpr, _kpr_exact)
+
+
+class Counted:
+    """``f``, and the times at which it was called."""
+
+    def __init__(self, f: Callable[..., Any]) -> None:
+        self.f = f
+        self.times: list[float] = []
+
+    def __call__(self, t: Tensor, y: Any, *args: Any) -> Any:
+        self.times.append(float(t.detach()))
+        return self.f(t, y, *args)
+
+    @property
+    def calls(self) -> int:
+        return len(self.times)
+
+
+def slope(sizes: Sequence[float], errors: Sequence[float]) -> float:
+    """The exponent p of errors ~ size^p, by least squares."""
+    x, y = torch.tensor(sizes, dtype=DOUBLE).log(), torch.tensor(errors, dtype=DOUBLE).log()
+    x, y = x - x.mean(), y - y.mean()
+    return float((x * y).sum() / (x * x).sum())
