@@ -134,7 +134,7 @@ def _replay_backwards(tape: _Tape, grad_ys: Tensor, grad_y1: Tensor, time_gradie
             y0 = problem.y0.detach().requires_grad_()
             states = at_rest(field, y0, clock)
         grads = _vjp([*states, states[-1]], [*cotangents, adjoint], [y0, *inputs])
-        adjoint, *sums = grads
+        adjoint, sums = torch.zeros_like(grad_y1) if grads[0] is None else grads[0], grads[1:]
     else:
         adjoint = adjoint + cotangents[0]
     tape.stats.nfe_backward += field.nfe

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from pages import ROOT, anchors, drawn_tree, links, pages, python_blocks
 
+from odekit.registry import catalog
+
 # The code of contrib/ needs the distribution that it describes; test_packaging.py runs it where that is installed.
 RUNNABLE = [page for page in pages() if page.parts[0] != "contrib" and python_blocks(page)]
 
@@ -44,3 +46,13 @@ def test_the_design_page_draws_the_tree_as_it_is() -> None:
     modules = {path.relative_to(ROOT) for path in (ROOT / "odekit").rglob("*.py") if not path.name.startswith("__")}
     gone = {path for path in drawn if not (ROOT / path).exists()}
     assert (modules - drawn, gone) == (set(), set()), "not drawn, and drawn but not there"
+
+
+def test_the_readme_names_all_that_is_registered() -> None:
+    table = (ROOT / "README.md").read_text().partition("## What is registered")[2]
+    missing = [
+        f"{entry.kind} {entry.name}"
+        for entry in catalog().entries()
+        if entry.distribution == "odekit" and f"`{entry.name}`" not in table
+    ]
+    assert not missing
