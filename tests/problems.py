@@ -71,6 +71,14 @@ AUTONOMOUS = Reference("autonomous", _bent, _bent_exact)
 TIMED = Reference("time-dependent", _kpr, _kpr_exact)
 
 
+def decay(t: Tensor, y: Tensor) -> Tensor:
+    return -y
+
+
+def close(found: Tensor, expected: Any, tol: float = 1e-5) -> None:
+    torch.testing.assert_close(found, torch.as_tensor(expected, dtype=found.dtype), rtol=tol, atol=tol)
+
+
 class Counted:
     """``f``, and the times at which it was called."""
 

@@ -20,6 +20,11 @@ def host(x: Time) -> float:
     return float(x.detach()) if isinstance(x, Tensor) else x
 
 
+def _wide(ts: Tensor | None) -> Tensor | None:
+    """Times in float64, where the device has it, so that step sizes do not suffer from times in a narrow dtype."""
+    return ts if ts is None or ts.device.type == "mps" else ts.double()
+
+
 @attrs.frozen(eq=False)
 class Clock:
     """Maps the loop's host times to the times that steps compute with.
@@ -30,7 +35,7 @@ class Clock:
     """
 
     times: tuple[float, ...]
-    ts: Tensor | None = None
+    ts: Tensor | None = attrs.field(default=None, converter=_wide)
 
     @property
     def differentiable(self) -> bool:

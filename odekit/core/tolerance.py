@@ -67,7 +67,8 @@ def checked(rtol: float | Tensor, atol: float | Tensor, dtype: torch.dtype, norm
     Raises:
         InputError: both are 0 for some component.
     """
-    if bool(torch.as_tensor((rtol == 0) & (atol == 0)).any()):
+    impossible = (rtol == 0) & (atol == 0)
+    if bool(impossible.any()) if isinstance(impossible, Tensor) else impossible:
         raise InputError("rtol and atol are both 0, which no step can meet; give at least one of them, e.g. rtol=1e-6")
     least = math.sqrt(torch.finfo(dtype).tiny)
     return Tolerance(rtol, atol.clamp_min(least) if isinstance(atol, Tensor) else max(atol, least), norm)

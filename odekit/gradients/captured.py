@@ -122,7 +122,7 @@ class Dependencies:
             f0 = probe(problem.times[0], y0)
         problem.field.nfe += probe.nfe
         self.f0 = f0.detach()
-        passed_in = {id(tensor) for tensor in (*copies, y0, *args)}
+        passed_in = {id(tensor) for tensor in (*copies, y0)}
         captured = {id(leaf): leaf for leaf in leaves_of([f0]) if id(leaf) not in passed_in}
         for tensor in named_in_code(problem.field.f):
             if tensor.is_leaf and id(tensor) not in passed_in:

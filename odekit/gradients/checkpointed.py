@@ -109,7 +109,8 @@ def _replay_backwards(tape: _Tape, grad_ys: Tensor, grad_y1: Tensor, time_gradie
     inputs = dependencies.inputs()
     field = dependencies.field(problem, inputs)
     ts = problem.ts.detach().requires_grad_() if time_gradient else None
-    clock = Clock(problem.times, ts)
+    with torch.enable_grad():
+        clock = Clock(problem.times, ts)
     if ts is not None:
         inputs = [ts, *inputs]
     solver = tape.solver.prepared(problem.tolerance)

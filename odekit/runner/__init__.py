@@ -13,20 +13,22 @@ if TYPE_CHECKING:
     from odekit.runner.experiment import Sitting, resume, run
     from odekit.runner.result import Result
     from odekit.runner.spec import Choice, Evaluate, Optimizer, Schedule, SolverChoice, Spec, Train
+    from odekit.runner.watch import Stop
 
 _HOMES = {
     "run": "odekit.runner.experiment",
     "resume": "odekit.runner.experiment",
     "Sitting": "odekit.runner.experiment",
     "Result": "odekit.runner.result",
+    "Stop": "odekit.runner.watch",
     **dict.fromkeys(
         ("Choice", "Evaluate", "Optimizer", "Schedule", "SolverChoice", "Spec", "Train"), "odekit.runner.spec"
     ),
 }
 
 __all__ = [
-    "Choice", "Evaluate", "Optimizer", "Result", "Schedule", "Sitting", "SolverChoice", "Spec", "Train", "resume",
-    "run",
+    "Choice", "Evaluate", "Optimizer", "Result", "Schedule", "Sitting", "SolverChoice", "Spec", "Stop", "Train",
+    "resume", "run",
 ]  # fmt: skip
 
 
