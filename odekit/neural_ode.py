@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from odekit.core.protocols import GradientMethod, ODESolver
-from odekit.core.solution import Solution, Stats
+from odekit.core.solution import Solution, Stats, Status
 from odekit.errors import OptionError, nearest
 from odekit.solving import option_names, solve
 
@@ -26,6 +26,7 @@ class NeuralODE(nn.Module):
 
     Attributes:
         stats: cost of the latest forward pass, with ``nfe_backward`` once its backward pass has run.
+        status: how the latest solve ended; worth a look with ``throw=False``.
 
     Example:
         >>> layer = NeuralODE(lambda t, y: -y, solver="rk4", step_size=0.1)
@@ -55,15 +56,16 @@ class NeuralODE(nn.Module):
             )
         self.options = {"solver": solver, "gradient": gradient, **options}
         self.stats: Stats | None = None
+        self.status: Status | None = None
 
     def forward(self, y0: Any, *args: Any) -> Any:
-        """y at the last time, shaped and nested as ``y0``."""
+        """y at the last time (where the solve ended, if it failed under ``throw=False``), nested as ``y0``."""
         return self.solve(y0, *args).y1
 
     def solve(self, y0: Any, *args: Any, t: Any = None) -> Solution:
         """The whole :class:`Solution`, at other times than the layer's own if ``t`` is given."""
         solution = solve(self.f, y0, self.t if t is None else t, args=args, **self.options)
-        self.stats = solution.stats
+        self.stats, self.status = solution.stats, solution.status
         return solution
 
     def extra_repr(self) -> str:

@@ -12,7 +12,6 @@ from odekit.core.jacobian import Factored
 from odekit.core.nonlinear import Newton, implicit_gradient, is_differentiated
 from odekit.core.protocols import ODESolver, Step, VectorField
 from odekit.core.runge_kutta import ButcherTableau, RungeKutta, combine, stage_times, weighted
-from odekit.core.solution import Status
 from odekit.core.times import Time, coefficient, host
 from odekit.core.tolerance import Tolerance
 from odekit.errors import InputError, TableauError
@@ -79,7 +78,7 @@ class DiagonallyImplicitRungeKutta(RungeKutta):
         linearised = f.linearised(t0, y0.detach(), rows)
         factored: dict[float, Factored] = {}
         ks: list[Tensor] = []
-        y, converged = y0, True
+        y = y0
         for i, row in enumerate(tableau.a):
             base = combine(y0, dt, row[:i], ks)
             own = row[i] if i < len(row) else 0.0
@@ -91,14 +90,12 @@ class DiagonallyImplicitRungeKutta(RungeKutta):
                 if own not in factored:
                     factored[own] = linearised.factored(size * own)
                 solved = self.newton.solve(f, times[i], base, size * own, y, factored[own], rows)
-            factored[own], converged, y = solved.factors, solved.converged, solved.y
-            if not converged:
-                break
+            factored[own], y = solved.factors, solved.y
+            if not solved.status.ok:
+                return Step(t0, t1, y0, y, carry=carry, status=solved.status)
             if torch.is_grad_enabled() or is_differentiated(y):
                 y = implicit_gradient(f, times[i], base, dt * own, y, rows)
             ks.append((y - base) / coefficient(dt * own, y))
-        if not converged:
-            return Step(t0, t1, y0, y, carry=carry, status=Status.NEWTON_DIVERGED)
         y1 = y if tableau.stiffly_accurate else combine(y0, dt, tableau.b, ks)
         error = None
         if tableau.b_error is not None:

@@ -13,6 +13,7 @@ from torch.autograd.forward_ad import unpack_dual
 from odekit.core.first_only import first_only
 from odekit.core.jacobian import Factored
 from odekit.core.protocols import VectorField
+from odekit.core.solution import Status
 from odekit.core.times import Time, coefficient, host
 from odekit.core.tolerance import Tolerance
 from odekit.errors import InputError
@@ -20,10 +21,10 @@ from odekit.errors import InputError
 
 @attrs.frozen(eq=False)
 class Solved:
-    """The end of an iteration: the stage value, whether it converged, and the factors that it ended with."""
+    """The end of an iteration: the stage value, whether it is one, and the factors that it ended with."""
 
     y: Tensor
-    converged: bool
+    status: Status
     factors: Factored
 
 
@@ -58,23 +59,25 @@ class Newton:
     def solve(
         self, f: VectorField, t: Tensor, base: Tensor, h: float, guess: Tensor, factors: Factored, rows: bool
     ) -> Solved:
-        """Iterate from ``guess``, all without gradients."""
+        """Iterate from ``guess``, without gradients. Where f is not finite there already, the status says NON_FINITE."""
         y, previous, fresh = guess, math.inf, False
         for iteration in range(self.max_iterations):
-            update = factors.solve(base + h * f(t, y) - y)
+            slope = f(t, y)
+            update = factors.solve(base + h * slope - y)
             y = y + update
             size = float(self.tolerance.norm(update / self.tolerance.scale(y)))
             if not math.isfinite(size):
-                return Solved(y, False, factors)
+                at_fault = iteration == 0 and not bool(slope.isfinite().all())
+                return Solved(y, Status.NON_FINITE if at_fault else Status.NEWTON_DIVERGED, factors)
             rate = size / previous if iteration else math.inf
             left = size * rate / (1 - rate) if rate < 1 and factors.whole else size
             if left <= self.fraction or size <= 1e-3 * self.fraction or (size <= 1 and rate >= 0.5 and fresh):
-                return Solved(y, True, factors)
+                return Solved(y, Status.SUCCESS, factors)
             remaining = self.max_iterations - iteration - 1
             if iteration and (rate > 0.2 or size * rate**remaining > self.fraction):
                 factors, fresh = f.linearised(t, y, rows).factored(h), True
             previous = size
-        return Solved(y, False, factors)
+        return Solved(y, Status.NEWTON_DIVERGED, factors)
 
 
 _SECOND = (

@@ -30,6 +30,9 @@ class Checkpointed(GradientMethod):
     replayed steps are the very same ones. Kept are the states at the accepted steps; rejected steps and the search for
     step sizes cost nothing. Zhuang et al. 2020, *Adaptive checkpoint adjoint*, Algorithm 2, with the steps themselves
     differentiated instead of a continuous adjoint between the checkpoints.
+
+    f must give the same numbers when it is called again: randomness such as dropout has to be drawn before the solve
+    and passed in through ``args``.
     """
 
     name = "checkpointed"

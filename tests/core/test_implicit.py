@@ -339,3 +339,13 @@ def test_a_contraction_that_is_too_slow_for_what_is_left_gets_a_new_jacobian() -
     torch.testing.assert_close(
         solution.y1, y0 + 0.4 * f(torch.tensor(0.4, dtype=DOUBLE), solution.y1), rtol=1e-13, atol=0
     )
+
+
+@pytest.mark.parametrize(("name", "steps"), [("kvaerno3", {}), ("trapezoid", {"step_size": 0.1})])
+def test_an_f_that_is_not_finite_is_told_from_an_iteration_that_diverges(name: str, steps: dict[str, float]) -> None:
+    def breaks(t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.where(t > 0.5, float("nan"), -y)
+
+    broken = solve(breaks, torch.ones(2), [0.0, 1.0], solver=name, throw=False, **steps)
+    assert broken.status is Status.NON_FINITE
+    assert 0.3 < broken.t1 <= 0.5
