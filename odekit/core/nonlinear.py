@@ -59,7 +59,7 @@ class Newton:
     def solve(
         self, f: VectorField, t: Tensor, base: Tensor, h: float, guess: Tensor, factors: Factored, rows: bool
     ) -> Solved:
-        """Iterate from ``guess``, without gradients. Where f is not finite there already, the status says NON_FINITE."""
+        """Iterate from ``guess``, without gradients. Where f is not finite even there, the status says NON_FINITE."""
         y, previous, fresh = guess, math.inf, False
         for iteration in range(self.max_iterations):
             slope = f(t, y)

@@ -348,4 +348,4 @@ def test_an_f_that_is_not_finite_is_told_from_an_iteration_that_diverges(name: s
 
     broken = solve(breaks, torch.ones(2), [0.0, 1.0], solver=name, throw=False, **steps)
     assert broken.status is Status.NON_FINITE
-    assert 0.3 < broken.t1 <= 0.5
+    assert 0.3 < broken.t1 < 0.5 + 1e-6
