@@ -189,7 +189,7 @@ def _solve_backwards(
         if at not in slope:
             with torch.no_grad():
                 slope[at] = field(times[at], states[at])
-        grad_ts[k] += share * (cotangent.conj() * slope[at]).real.sum().to(grad_ts.dtype)
+        grad_ts[k] += share * (cotangent.conj() * slope[at]).real.sum().to(grad_ts)
 
     def arriving(at: int) -> Tensor:
         """The loss's own derivative with respect to the state at a station, but for the initial state itself."""
