@@ -97,12 +97,14 @@ def evaluation_line(record: Mapping[str, Any], total: int) -> str:
         parts += [f"valid log-likelihood {mean:.4f} ± {spread:.4f} nats"]
     else:
         parts += [f"valid loss {record['valid_loss']:.4f}"]
-    return "  ".join([*parts, _nfe(record["nfe_forward"], record["nfe_backward"]), f"{record['wall_seconds']:.1f} s"])
+    return "  ".join([*parts, *_nfe(record), f"{record['wall_seconds']:.1f} s"])
 
 
 def _brief(measured: Mapping[str, float]) -> str:
-    return f"loss {measured['loss']:.4f}  {_nfe(measured['nfe_forward'], measured['nfe_backward'])}"
+    return "  ".join([f"loss {measured['loss']:.4f}", *_nfe(measured)])
 
 
-def _nfe(forward: float, backward: float) -> str:
-    return f"nfe {forward:.4g} + {backward:.4g}"
+def _nfe(costs: Mapping[str, float]) -> list[str]:
+    """Calls of the dynamics, forward and backward; nothing for a model that has none."""
+    forward, backward = costs["nfe_forward"], costs["nfe_backward"]
+    return [f"nfe {forward:.4g} + {backward:.4g}"] if forward else []

@@ -108,7 +108,7 @@ def test_every_flipped_bit_is_found(checkpoints: Checkpoints) -> None:
     save(checkpoints, 1, 2)
     for path in checkpoints.folder.glob("step-000000002*"):
         whole = path.read_bytes()
-        for at in range(0, len(whole), 7):
+        for at in range(0, len(whole), 1 if path.suffix == ".json" else 7):
             damage(path, at)
             found, _ = checkpoints.newest()
             assert found.step == 1 or found.state == {"loss": 0.2}

@@ -151,6 +151,34 @@ def test_a_damaged_checkpoint_is_told_and_gone_back_from(tmp_path: Path) -> None
     assert_same(tmp_path / "straight", tmp_path / "damaged")
 
 
+def test_an_evaluation_that_was_cut_short_is_made_again(tmp_path: Path) -> None:
+    run(restless(), tmp_path / "straight")
+    evaluate, calls = experiment.Examiner.__call__, iter((True, False))
+
+    def cut_short(*arguments: Any) -> dict[str, float]:
+        if next(calls):
+            return evaluate(*arguments)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment.Examiner, "__call__", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            run(restless(), tmp_path / "cut")
+    display = Recorder()
+    resume(tmp_path / "cut", display=display)
+    assert "resuming at step 8 of 20" in display.notes
+    assert_same(tmp_path / "straight", tmp_path / "cut")
+
+
+def test_evaluations_are_of_their_own_part(tmp_path: Path) -> None:
+    result = run(gaussian(), tmp_path / "run")
+    model, data = runner_stubs.Gaussian(), runner_stubs.Plane.load(None, 0)
+    model.load_state_dict(load_file(tmp_path / "run" / "weights.safetensors"))
+    valid, test = (model.log_prob(part.x).mean().item() for part in (data.valid, data.test))
+    assert lines(tmp_path / "run")[-1]["valid_log_likelihood"] == pytest.approx(valid, rel=1e-5)
+    assert result.test["log_likelihood"] == pytest.approx(test, rel=1e-5)
+
+
 def test_a_finished_run_resumes_to_the_same_end(tmp_path: Path) -> None:
     first = run(restless(), tmp_path / "run")
     again = resume(tmp_path / "run")

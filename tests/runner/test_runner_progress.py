@@ -67,3 +67,8 @@ def test_silence_takes_everything() -> None:
 def test_an_evaluation_is_a_line(metrics: dict[str, float], expected: str) -> None:
     line = evaluation_line({**RECORD, **metrics}, 40)
     assert line == f"step 10/40  epoch 0.25  train loss 2.0000  {expected}  nfe 20.5 + 18  3.2 s"
+
+
+def test_a_model_without_dynamics_tells_no_calls_of_them() -> None:
+    line = evaluation_line({**RECORD, "valid_loss": 1.0, "nfe_forward": 0.0, "nfe_backward": 0.0}, 40)
+    assert line == "step 10/40  epoch 0.25  train loss 2.0000  valid loss 1.0000  3.2 s"
