@@ -29,6 +29,7 @@ _PATHS = {
     "rtol": "solver.rtol",
     "atol": "solver.atol",
     "step_size": "solver.step_size",
+    "control": "solver.control",
     "max_steps": "solver.max_steps",
     "epochs": "train.epochs",
     "steps": "train.steps",
@@ -67,6 +68,7 @@ class RunCommand(click.Command):
 @click.option("--rtol", type=float, help="Relative tolerance of the solver.")
 @click.option("--atol", type=float, help="Absolute tolerance of the solver.")
 @click.option("--step-size", type=float, help="Fixed steps of this size.")
+@click.option("--control", metavar="NAME", help="Step control: i, pi or pid.  [default: i]")
 @click.option("--max-steps", type=int, help="Most steps in one solve.")
 @click.option("--epochs", type=int, help="Length of training.  [default: 10]")
 @click.option("--steps", type=int, help="Length of training, in place of --epochs.")

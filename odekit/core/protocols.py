@@ -278,11 +278,12 @@ class Tools:
     rtol: float | None = None
     atol: float | None = None
     step_size: float | None = None
+    control: StepControl | str | None = None
     max_steps: int | None = None
 
     def solve_options(self) -> dict[str, Any]:
         """Keyword arguments for :func:`odekit.solve` and :class:`odekit.NeuralODE`; unset ones are left out."""
-        names = ("solver", "gradient", "rtol", "atol", "step_size", "max_steps")
+        names = ("solver", "gradient", "rtol", "atol", "step_size", "control", "max_steps")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 

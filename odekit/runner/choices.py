@@ -53,6 +53,7 @@ def find(spec: Spec) -> Parts:
         rtol=spec.solver.rtol,
         atol=spec.solver.atol,
         step_size=spec.solver.step_size,
+        control=spec.solver.control,
         max_steps=spec.solver.max_steps,
     )
     return Parts(model, data, tools)
@@ -60,8 +61,8 @@ def find(spec: Spec) -> Parts:
 
 def _check_steps(solver: ODESolver, spec: Spec) -> None:
     try:
-        resolve_control(None, spec.solver.step_size, solver)
-    except OptionError as error:
+        resolve_control(spec.solver.control, spec.solver.step_size, solver)
+    except InputError as error:
         raise OptionError(f"solver: {error}") from error
 
 

@@ -65,6 +65,7 @@ class SolverChoice(Choice):
     rtol: float | None = attrs.field(default=None, validator=_positive, kw_only=True)
     atol: float | None = attrs.field(default=None, validator=_positive, kw_only=True)
     step_size: float | None = attrs.field(default=None, validator=_positive, kw_only=True)
+    control: str | None = attrs.field(default=None, validator=_name, kw_only=True)
     max_steps: int | None = attrs.field(default=None, validator=_whole(1), kw_only=True)
 
 

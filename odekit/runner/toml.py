@@ -35,7 +35,7 @@ from odekit.runner.spec import Choice, SolverChoice, Spec
 _KEPT: dict[str, tuple[str, ...]] = {
     "model": (),
     "data": (),
-    "solver": ("rtol", "atol", "step_size", "max_steps"),
+    "solver": ("rtol", "atol", "step_size", "control", "max_steps"),
     "gradient": (),
     "trace": (),
     "optimizer": ("lr", "weight_decay"),

@@ -82,7 +82,9 @@ class Mnist(Dataset):
 def _caveat(chosen: MnistOptions, used: int, total: int) -> str | None:
     notes = []
     if not chosen.valid:
-        notes.append("validation numbers are those of the test set (valid=0); nothing is selected on them")
+        notes.append(
+            "validation numbers are those of the test set; hold samples out (data.valid) before selecting on them"
+        )
     if used < total - chosen.valid:
         notes.append(f"trained on the first {used:,} of {total:,} samples (limit={chosen.limit})")
     return "; ".join(notes) or None

@@ -73,7 +73,7 @@ def test_every_flag_reaches_the_spec(tmp_path: Path) -> None:
         "eval-every": "2", "limit-test": "9", "seed": "7", "device": "cpu", "dtype": "float64", "threads": "1",
         "data": "stub-plane",
     }  # fmt: skip
-    assert {flag.replace("-", "_") for flag in flags} == _PATHS.keys() - {"epochs"}
+    assert {flag.replace("-", "_") for flag in flags} == _PATHS.keys() - {"epochs", "control"}
     typed = [part for flag, value in flags.items() for part in (f"--{flag}", value)]
     sets = ["schedule.drops=[0.5]", "schedule.factor=0.2", "trace.noise=gaussian", "trace.probes=2", "data.size=30"]
     result = odekit("run", "stub-gaussian", *typed, *(f"--set={s}" for s in sets), "--out", tmp_path / "run")
@@ -88,6 +88,18 @@ def test_every_flag_reaches_the_spec(tmp_path: Path) -> None:
     assert spec.schedule == Schedule("steps", (0.5,), 0.2)
     assert (spec.evaluate.every, spec.evaluate.limit) == (2, 9)
     assert (spec.seed, spec.device, spec.dtype, spec.threads) == (7, "cpu", "float64", 1)
+
+
+def test_step_control_is_chosen_by_name(tmp_path: Path) -> None:
+    result = odekit("run", *BASICS, "--control", "pi", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    assert toml.parse(toml.read(tmp_path / "run" / "spec.toml")).solver.control == "pi"
+    unknown = odekit("run", *BASICS, "--control", "pdi", "--out", tmp_path / "other")
+    assert unknown.exit_code == 1
+    assert "control='pdi' is not known. Did you mean 'pi'?" in unknown.stderr
+    both = odekit("run", *BASICS, "--control", "pi", "--step-size", "0.1", "--out", tmp_path / "third")
+    assert both.exit_code == 1
+    assert "either control= or step_size=" in both.stderr
 
 
 def test_flags_override_the_file(tmp_path: Path) -> None:
