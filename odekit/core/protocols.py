@@ -7,22 +7,32 @@ caller holds. One object can therefore serve many solves at once, and replaying 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from odekit.core.expansion import Expansion
 from odekit.core.interpolate import hermite
 from odekit.core.jacobian import Linearised
+from odekit.core.linear import Linear
+from odekit.core.rows.each import judge_each, start_each
+from odekit.core.sections import Section
 from odekit.core.solution import Solution, Stats, Status
-from odekit.core.times import Time
-from odekit.errors import InputError, OptionError
+from odekit.core.times import Time, coefficient
+from odekit.errors import GradientError, InputError, OptionError
 
 if TYPE_CHECKING:
+    from odekit.core.outputs import Slot
     from odekit.core.problem import Problem
+    from odekit.core.rows.answer import RowOutcome
+    from odekit.core.rows.field import RowField
+    from odekit.core.rows.problem import RowProblem
+    from odekit.core.rows.tolerance import RowTolerance
     from odekit.core.tolerance import Tolerance
 
 
@@ -45,8 +55,16 @@ class VectorField(Protocol):
         """The given times as 0-d tensors, made in one go."""
         ...
 
-    def linearised(self, t: Time, y: Tensor, rows: bool) -> Linearised:
-        """∂f/∂y there, detached; in blocks, one a row, if ``rows`` says that rows do not interact."""
+    def inside(self, t: Time) -> bool:
+        """Whether f may be asked at this time."""
+        ...
+
+    def linearised(self, t: Time, y: Tensor, linear: Linear) -> Linearised:
+        """∂f/∂y there, detached, in the form that ``linear`` solves with. One call of f."""
+        ...
+
+    def expanded(self, t: Time, y: Tensor, rows: bool) -> Expansion:
+        """f to first order there, all of ∂f/∂y included, with derivatives of their own; one call of f."""
         ...
 
     def rows_are_independent(self, t: Time, y: Tensor) -> bool:
@@ -63,6 +81,10 @@ class CountedField(VectorField, Protocol):
     @property
     def jacobians(self) -> int: ...
 
+    def confined(self, section: Section) -> CountedField:
+        """The same field between two discontinuities of f, counted together with this one."""
+        ...
+
 
 @attrs.frozen(eq=False)
 class Step:
@@ -72,7 +94,12 @@ class Step:
         error: estimate of the local error of ``y1``, shaped like it; None where the method has none.
         carry: what the solver hands to its next step.
         dense: what the solver's ``interpolate`` needs; private to the solver.
+        growth: by how much the solver would have the next step (or the retry of this one) be longer than this one; None
+            leaves that to the control. For solvers that choose more than a size, such as an order.
         status: SUCCESS, or why the step is no good (a control then retries with a smaller one, if it can).
+        retry: what the solver is handed for a shorter try at this step, should this one be rejected; None stands for
+            what this one was handed.
+        row_statuses: the same for every row ``[B]``, where rows have times of their own and some of them failed.
     """
 
     t0: Time
@@ -82,7 +109,10 @@ class Step:
     error: Tensor | None = None
     carry: Any = None
     dense: Any = None
+    growth: float | None = None
     status: Status = Status.SUCCESS
+    row_statuses: Sequence[Status] | None = None
+    retry: Any = None
 
 
 class ODESolver(ABC):
@@ -90,22 +120,38 @@ class ODESolver(ABC):
 
     Class attributes:
         name: the registered name.
-        order: order of convergence of ``y1``.
+        order: order of convergence of ``y1``; a family of methods has its usual one here, and each instance its own.
         error_order: order of the embedded solution, or None without an error estimate (then fixed steps only).
+        dense_order: order of what :meth:`interpolate` gives: its error inside a step is O(dt^(dense_order + 1)).
         implicit: whether a step solves equations.
+        structure: what right-hand sides the method is for: ``"general"``; ``"separable"``, for a state of two halves
+            [q | p] that change by v(t, p) and a(t, q); ``"semilinear"``, where the solver is told a linear part.
         memoryless: whether ``init`` gives back, from the state alone, the carry that a step ending there returned.
             Replays of such a method need the accepted states and nothing else.
+        rowwise: whether a step may have a time for every row: ``t0`` and ``t1`` are then RowTimes (or tensors
+            ``[B, 1, ..., 1]``), rows do not interact, and what comes out for a row is what that row alone would give.
+            All tensors and arrays in a carry, as a tree (optree), then have the rows along their first axis.
     """
 
     name: ClassVar[str]
-    order: ClassVar[int]
-    error_order: ClassVar[int | None] = None
+    order: int
+    error_order: int | None = None
+    dense_order: int = 3
     implicit: ClassVar[bool] = False
+    structure: ClassVar[str] = "general"
     memoryless: ClassVar[bool] = False
+    rowwise: ClassVar[bool] = False
 
     def prepared(self, tolerance: Tolerance) -> ODESolver:
         """This solver with whatever it ties to the tolerance of the solve; itself if nothing."""
         return self
+
+    def own_control(self) -> StepControl | None:
+        """The step control that this solver needs where the caller names none; None for the usual one.
+
+        For solvers that choose their steps by themselves.
+        """
+        return None
 
     def init(self, f: VectorField, t0: Time, y0: Tensor, f0: Tensor | None = None) -> Any:
         """The carry for a first step at ``(t0, y0)``. ``f0`` is ``f(t0, y0)`` where the caller already has it."""
@@ -115,9 +161,16 @@ class ODESolver(ABC):
     def step(self, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Step:
         """One step. Must not change ``y0`` or ``carry`` in place, nor call f outside ``[t0, t1]``."""
 
+    def advance(self, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Step:
+        """:meth:`step` for where nobody reads the error, as with fixed steps: its ``error`` may be None to save calls.
+
+        ``y1`` is that of ``step`` to the last bit or to rounding, and the carry serves as well.
+        """
+        return self.step(f, t0, t1, y0, carry)
+
     def replay(self, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Tensor:
         """``step(...).y1`` to the last bit or to rounding, without what only step control and dense output need."""
-        return self.step(f, t0, t1, y0, carry).y1
+        return self.advance(f, t0, t1, y0, carry).y1
 
     def densify(self, f: VectorField, step: Step) -> Step:
         """The step with all that :meth:`interpolate` needs; called only when an output falls inside it. May call f.
@@ -133,6 +186,23 @@ class ODESolver(ABC):
         """
         f0, f1 = step.dense
         return hermite(step.y0, step.y1, f0, f1, step.t1 - step.t0, theta)
+
+    def derivative(self, step: Step, theta: Time) -> Tensor:
+        """dy/dt of what :meth:`interpolate` gives there, shaped like it, by differentiating it.
+
+        Each component of an interpolant is a function of its own ``theta``, so that one reverse pass (two for complex
+        states) has them all.
+        """
+        at = torch.as_tensor(coefficient(theta, step.y0), dtype=step.y0.real.dtype, device=step.y0.device)
+        again = torch.is_grad_enabled()
+        with torch.enable_grad():
+            at = at.expand(torch.broadcast_shapes(at.shape, step.y0.shape)).clone()
+            at = at if at.requires_grad else at.requires_grad_()
+            y = self.interpolate(step, at)
+            parts = torch.view_as_real(y).unbind(-1) if y.is_complex() else (y,)
+            slopes = [torch.autograd.grad(part.sum(), at, create_graph=again, retain_graph=True)[0] for part in parts]
+        slope = torch.complex(*slopes) if y.is_complex() else slopes[0]
+        return slope / coefficient(step.t1 - step.t0, step.y0)
 
 
 @attrs.frozen(eq=False)
@@ -166,8 +236,46 @@ class Verdict:
     status: Status = Status.SUCCESS
 
 
+@attrs.frozen(eq=False)
+class RowProposal:
+    """How to begin by rows: what a :class:`Proposal` says, for every row.
+
+    Attributes:
+        t_next: ``[B]``.
+        carry: the control's own, nested arrays whose first axis are the rows.
+        f0: dy/dt of all rows at their starts, where it was needed.
+        statuses: ``[B]``, an array of :class:`Status`.
+    """
+
+    t_next: np.ndarray
+    carry: Any
+    f0: Tensor | None
+    statuses: np.ndarray
+
+
+@attrs.frozen(eq=False)
+class RowVerdict:
+    """A control's judgement of the steps of all rows: what a :class:`Verdict` says, for every row.
+
+    Attributes:
+        accept: ``[B]``.
+        t_next: ``[B]``, NaN where a row gives up.
+        carry: the control's own, nested arrays whose first axis are the rows.
+        statuses: ``[B]``, an array of :class:`Status`.
+    """
+
+    accept: np.ndarray
+    t_next: np.ndarray
+    carry: Any
+    statuses: np.ndarray
+
+
 class StepControl(ABC):
-    """Chooses step sizes. Holds settings only. Times are host floats; the sign of a step is that of the span."""
+    """Chooses step sizes. Holds settings only. Times are host floats; the sign of a step is that of the span.
+
+    Class attributes:
+        adaptive: whether it reads error estimates. Steps for one that does not are spared the work of making them.
+    """
 
     adaptive: ClassVar[bool]
 
@@ -187,6 +295,37 @@ class StepControl(ABC):
     @abstractmethod
     def judge(self, step: Step, t0: float, t1: float, solver: ODESolver, tolerance: Tolerance, carry: Any) -> Verdict:
         """Judge the step taken from ``t0`` to ``t1``. The only place of the loop that may read from the device."""
+
+    def start_rows(
+        self,
+        f: RowField,
+        t0: np.ndarray,
+        t1: np.ndarray,
+        y0: Tensor,
+        solver: ODESolver,
+        tolerance: RowTolerance,
+        f0: Tensor | None = None,
+        sizes: np.ndarray | None = None,
+    ) -> RowProposal:
+        """:meth:`start` for every row, with times ``[B]``; by default one row after the other.
+
+        ``sizes`` are those of the first steps ``[B]``, where the caller knows them.
+        """
+        return start_each(self, f, t0, t1, y0, solver, tolerance, f0, sizes)
+
+    def judge_rows(
+        self, step: Step, t0: np.ndarray, t1: np.ndarray, solver: ODESolver, tolerance: RowTolerance, carry: Any
+    ) -> RowVerdict:
+        """:meth:`judge` for every row, with times ``[B]``; by default one row after the other."""
+        return judge_each(self, step, t0, t1, solver, tolerance, carry)
+
+    def limited(self, limits: Mapping[str, float]) -> StepControl:
+        """This control with other bounds: ``dt_min``, ``dt_max`` or ``first_step``, as far as they are among these.
+
+        Raises:
+            OptionError: it has no such bounds.
+        """
+        raise OptionError(f"{', '.join(limits)}: a {type(self).__name__} does not take them; they bound adaptive steps")
 
     def resumed(self, step_size: float) -> StepControl:
         """This control for a solve that goes on where another one, about to step by ``step_size``, has ended."""
@@ -214,12 +353,20 @@ class GradientMethod(ABC):
     def solve(self, problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:
         """Solve forwards so that ``backward()`` through the returned tensors gives the gradient."""
 
+    def solve_rows(self, problem: RowProblem, solver: ODESolver, control: StepControl) -> RowOutcome:
+        """The same for ``batch="rows"``, with a solver that is ``rowwise``.
+
+        Raises:
+            GradientError: this method has no such solve.
+        """
+        raise GradientError(f"gradient={self.name!r} cannot step by rows; use gradient='direct', or batch=\"shared\"")
+
 
 @attrs.frozen(eq=False)
 class Outcome:
-    """A finished integration on packed tensors: ``ys [T, ...]``, where it ended, why, and at what cost.
+    """A finished integration on packed tensors: ``ys [N, ...]``, where it ended, why, and at what cost.
 
-    ``step_size`` is the size that the control would have tried next.
+    ``step_size`` is the size that the control would have tried next, ``slots`` say what each of the N outputs is.
     """
 
     ys: Tensor
@@ -228,6 +375,7 @@ class Outcome:
     status: Status
     stats: Stats
     step_size: float = 0.0
+    slots: tuple[Slot, ...] = ()
 
 
 class TraceEstimator(ABC):

@@ -1,23 +1,98 @@
-"""Times inside a solve: host floats, or differentiable tensors that follow the caller's output times."""
+"""Times inside a solve: host floats, one float a row, or differentiable tensors that follow the caller's times."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 
-Time = float | Tensor
-"""A time inside a solve: a host float, or a 0-d tensor where the solve is differentiated with respect to time."""
+
+@attrs.frozen(eq=False)
+class RowTimes:
+    """One host time for each row of a batched state, in float64; arithmetic is by row.
+
+    Attributes:
+        values: ``[B]``, or ``[K, B]`` for K times of each row.
+    """
+
+    values: np.ndarray
+
+    def tensor(self, y: Tensor) -> Tensor:
+        """The times as ``[B, 1, ..., 1]``, which broadcasts against the rows of ``y``, in its real dtype."""
+        narrow = torch.from_numpy(self.values.astype(_NUMPY.get(y.real.dtype, np.float64)))
+        shape = self.values.shape + (1,) * (y.ndim - 1)
+        return narrow.to(y.device, y.real.dtype).reshape(shape)
+
+    def _with(self, other: Any, operation: Callable[[Any, Any], Any]) -> RowTimes:
+        return RowTimes(operation(self.values, other.values if isinstance(other, RowTimes) else other))
+
+    def __add__(self, other: Any) -> Any:
+        return self._with(other, np.add)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        return self._with(other, np.subtract)
+
+    def __rsub__(self, other: Any) -> Any:
+        return -self + other
+
+    def __mul__(self, other: Any) -> Any:
+        return self._with(other, np.multiply)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Any:
+        return self._with(other, np.divide)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return RowTimes(other / self.values)
+
+    def __pow__(self, exponent: int) -> RowTimes:
+        return RowTimes(self.values**exponent)
+
+    def __neg__(self) -> RowTimes:
+        return RowTimes(-self.values)
+
+    def __len__(self) -> int:
+        return len(self.values)
 
 
-def coefficient(x: Time, y: Tensor) -> Time:
+_NUMPY: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float16: np.float16}
+
+Time = float | Tensor | RowTimes
+"""A time inside a solve.
+
+A host float where all rows of a batch share their steps, :class:`RowTimes` where every row has its own. Where the solve
+is differentiated with respect to time it is a tensor: 0-d for shared steps, ``[B, 1, ..., 1]`` for steps by row.
+"""
+
+
+def coefficient(x: Time, y: Tensor) -> float | Tensor:
     """``x`` as something that multiplies ``y`` without changing its dtype."""
+    if isinstance(x, RowTimes):
+        return x.tensor(y)
     return x.to(y.real.dtype) if isinstance(x, Tensor) else x
 
 
-def host(x: Time) -> float:
-    """``x`` as a host float."""
-    return float(x.detach()) if isinstance(x, Tensor) else x
+def host(x: Time) -> Any:
+    """``x`` as a host float, or as an array ``[B]`` of them where rows have times of their own."""
+    if isinstance(x, RowTimes):
+        return x.values
+    if not isinstance(x, Tensor):
+        return x
+    return float(x.detach()) if x.ndim == 0 else on_host(x).reshape(-1)
+
+
+def on_host(x: Tensor) -> np.ndarray:
+    """The numbers in a real tensor as a float64 array on the host, without a tensor of that dtype."""
+    x = x.detach().cpu()
+    return np.asarray((x.float() if x.dtype is torch.bfloat16 else x).numpy(), dtype=np.float64)
 
 
 def _wide(ts: Tensor | None) -> Tensor | None:
@@ -44,8 +119,14 @@ class Clock:
     def __call__(self, t: float) -> Time:
         if self.ts is None:
             return t
+        if math.isinf(self.times[-1]):
+            return self.ts[0] + (t - self.times[0])
+        return torch.lerp(self.ts[0], self.ts[-1], self.share(t))
+
+    def share(self, t: float) -> float:
+        """How much of a movement of the end of the span an interior time takes part in; the rest follows the start."""
         first, last = self.times[0], self.times[-1]
-        return torch.lerp(self.ts[0], self.ts[-1], (t - first) / (last - first))
+        return 0.0 if math.isinf(last) or first == last else (t - first) / (last - first)
 
     def output(self, index: int) -> Time:
         """The ``index``-th output time."""
