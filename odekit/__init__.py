@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from odekit import errors
-    from odekit.core.control import FixedStep, PIDControl
-    from odekit.core.solution import Solution, Stats, Status
+    from odekit.core.callbacks import Callbacks
+    from odekit.core.control import FixedStep, PIDControl, PredictiveControl
+    from odekit.core.doubling import Doubling
+    from odekit.core.events import Event
+    from odekit.core.solution import EventLog, Solution, Stats, Status
     from odekit.neural_ode import NeuralODE
     from odekit.registry.hooks import hookimpl
     from odekit.solving import solve, trace_named
@@ -23,16 +26,21 @@ _HOMES = {
     "trace_named": "odekit.solving",
     "NeuralODE": "odekit.neural_ode",
     "Solution": "odekit.core.solution",
+    "EventLog": "odekit.core.solution",
     "Stats": "odekit.core.solution",
     "Status": "odekit.core.solution",
     "FixedStep": "odekit.core.control",
     "PIDControl": "odekit.core.control",
+    "PredictiveControl": "odekit.core.control",
+    "Doubling": "odekit.core.doubling",
+    "Event": "odekit.core.events",
+    "Callbacks": "odekit.core.callbacks",
     "hookimpl": "odekit.registry.hooks",
 }
 
 __all__ = [
-    "FixedStep", "NeuralODE", "PIDControl", "Solution", "Stats", "Status", "errors", "hookimpl", "solve",
-    "trace_named",
+    "Callbacks", "Doubling", "Event", "EventLog", "FixedStep", "NeuralODE", "PIDControl", "PredictiveControl",
+    "Solution", "Stats", "Status", "errors", "hookimpl", "solve", "trace_named",
 ]  # fmt: skip
 
 

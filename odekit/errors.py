@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from odekit.core.rows.answer import RowStatus
     from odekit.core.solution import Solution, Status
 
 
@@ -61,11 +62,11 @@ class SolveError(OdekitError, RuntimeError):
     """The solver gave up before the last output time.
 
     Attributes:
-        status: why (a :class:`~odekit.core.solution.Status`).
+        status: why (a :class:`~odekit.core.solution.Status`; one for every row with ``batch="rows"``).
         solution: what was reached, as ``throw=False`` would have returned it.
     """
 
-    def __init__(self, message: str, status: Status, solution: Solution | None = None) -> None:
+    def __init__(self, message: str, status: Status | RowStatus, solution: Solution | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.solution = solution

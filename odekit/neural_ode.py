@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from odekit.core.protocols import GradientMethod, ODESolver
+from odekit.core.rows.answer import RowStats, RowStatus
 from odekit.core.solution import Solution, Stats, Status
 from odekit.errors import OptionError, nearest
 from odekit.solving import option_names, solve
@@ -55,16 +56,19 @@ class NeuralODE(nn.Module):
                 "t", torch.as_tensor(t, dtype=torch.float64 if not isinstance(t, Tensor) else None), persistent=False
             )
         self.options = {"solver": solver, "gradient": gradient, **options}
-        self.stats: Stats | None = None
-        self.status: Status | None = None
+        self.stats: Stats | RowStats | None = None
+        self.status: Status | RowStatus | None = None
 
     def forward(self, y0: Any, *args: Any) -> Any:
         """y at the last time (where the solve ended, if it failed under ``throw=False``), nested as ``y0``."""
-        return self.solve(y0, *args).y1
+        return self._solved(y0, args, self.t, {"dense": False, **self.options}).y1
 
     def solve(self, y0: Any, *args: Any, t: Any = None) -> Solution:
         """The whole :class:`Solution`, at other times than the layer's own if ``t`` is given."""
-        solution = solve(self.f, y0, self.t if t is None else t, args=args, **self.options)
+        return self._solved(y0, args, self.t if t is None else t, self.options)
+
+    def _solved(self, y0: Any, args: tuple[Any, ...], t: Any, options: dict[str, Any]) -> Solution:
+        solution = solve(self.f, y0, t, args=args, **options)
         self.stats, self.status = solution.stats, solution.status
         return solution
 

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
 
+from odekit.core.callbacks import Callbacks, resolve_callbacks
 from odekit.core.control import resolve_control
+from odekit.core.dense import Kept, Recorder
+from odekit.core.events import Event, resolve_events
+from odekit.core.legs import travel
 from odekit.core.problem import pose
 from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl, TraceEstimator
+from odekit.core.report import report, resolve_save
+from odekit.core.rows.front import refuse_beside_events, solve_rows
+from odekit.core.rows.problem import one_row
+from odekit.core.rows.stops import RowStops
+from odekit.core.sections import numbers
 from odekit.core.solution import Solution
-from odekit.core.state import Layout
 from odekit.core.tolerance import Norm
 from odekit.errors import InputError, OptionError, SolveError, nearest
 from odekit.registry import catalog
+
+_BATCHES = ("shared", "rows")
+
+_DENSE_BYTES = 64 * 2**20
+"""How much a solve keeps for dense output without being asked."""
 
 
 def solve(
@@ -31,6 +44,16 @@ def solve(
     control: str | StepControl | None = None,
     norm: str | Norm = "rms",
     args: tuple[Any, ...] = (),
+    dt_min: float | None = None,
+    dt_max: float | None = None,
+    first_step: float | None = None,
+    step_times: Iterable[float] = (),
+    jump_times: Iterable[float] = (),
+    events: Event | Iterable[Event] | None = None,
+    save: str | Callable[..., Any] | None = None,
+    dense: bool | None = None,
+    callback: Callbacks | Callable[[float, Any], Any] | None = None,
+    batch: str = "shared",
     max_steps: int = 100_000,
     throw: bool = True,
     **unknown: Any,
@@ -43,21 +66,44 @@ def solve(
         f: the vector field, a callable or ``nn.Module``. Gets ``t`` as a 0-d tensor in the real dtype of the state, and
             ``y`` as you gave ``y0``; returns the same nesting, shapes, dtype and device. Never called outside the span.
         y0: a floating-point or complex tensor of any shape, or a nested tuple, list or dict of such.
-        t: output times ``[T]``, increasing or decreasing; the first one is t0. Steps are not cut at them.
+        t: output times ``[T]``, increasing or decreasing; the first one is t0. Steps are not cut at them. The last one
+            may be infinite if there is a terminal event.
         solver: a registered name (``odekit list solvers``) or an instance with settings of its own.
         gradient: a registered name (``odekit list gradients``) or an instance.
         rtol, atol: allowed local error, ``atol + rtol |y|``: a number, or tensors nested as ``y0``. By default 1e-7 and
             1e-9 for float64 states, 1e-5 and 1e-6 for float32. Fixed steps use them for Newton iterations only.
         step_size: fixed steps, no longer than this. Needed by solvers without an error estimate.
-        control: ``"i"`` (the default), ``"pi"``, ``"pid"``, or a StepControl such as
-            ``PIDControl(first_step=0.1)``.
+        control: ``"i"`` (the default), ``"pi"``, ``"pid"``, ``"predictive"``, or a StepControl such as
+            ``PIDControl(safety=0.8)``.
         norm: of the scaled error: ``"rms"``, ``"max"``, or a callable from the packed state to a 0-d tensor.
         args: passed on to f, and differentiated.
-        max_steps: attempted steps allowed for the whole solve.
+        dt_min, dt_max, first_step: bounds on adaptive steps, and the size of the first one. A step that would have to
+            be shorter than ``dt_min`` ends the solve.
+        step_times: times at which a step must end. Those outside the span do not matter.
+        jump_times: times at which f is discontinuous: a step ends there, f is asked for its limits from either side,
+            and nothing that the solver remembers of f is carried across.
+        events: an :class:`~odekit.core.events.Event` or several of them; a bare function ``g(t, y, *args)`` is an
+            event that ends the solve where g crosses zero.
+        save: ``"steps"`` gives the state at t0 and at the end of every accepted step, in place of the times in ``t``
+            (of which only the ends then count). A function of the state, ``save(t, y)`` or ``save(y)``, is applied to
+            every output, and ``ys`` holds what it returns. With ``batch="rows"``, ``"steps"`` gives ``ts [B, S]`` and
+            ``ys [B, S, ...]``, padded with NaN to the row with the most steps; a function gets all rows at once, with
+            a time ``t`` for all or, where rows have times of their own, ``[B]``.
+        dense: whether to keep the steps for ``solution.interpolate``. By default they are kept as long as that takes
+            less than 64 MiB, except where a gradient method that spares memory needs gradients.
+        callback: ``callback(t, y)`` is called after every accepted step; see
+            :class:`~odekit.core.callbacks.Callbacks` for other moments, and for what it gets with ``batch="rows"``.
+        batch: ``"shared"``: all rows of a batch take the same steps. ``"rows"``: every row of ``y0``, whose parts all
+            have the rows as first axis, has its own time, step size and end, and ``t`` may be ``[B, T]``, with spans
+            of any direction and repeated times for padding. See :mod:`odekit.core.rows`.
+        max_steps: attempted steps allowed for the whole solve; with ``batch="rows"``, for each row.
         throw: raise if the solve fails; otherwise return what was reached, with its status.
 
     Returns:
-        A :class:`~odekit.core.solution.Solution` with ``ts [T]``, ``ys [T, ...]``, ``status`` and ``stats``.
+        A :class:`~odekit.core.solution.Solution` with ``ts [T]``, ``ys [T, ...]``, ``status``, ``stats``, the
+        ``events`` that happened, and ``interpolate``. With ``batch="rows"`` the status is a sequence of B, one a
+        row, the counts of steps are ``[B]``, and ``ts`` and ``ys`` are as ``t`` was given: ``[T]`` and
+        ``[T, B, ...]``, or ``[B, T]`` and ``[B, T, ...]``.
 
     Raises:
         InputError: an argument is wrong, or f returns something that is not dy/dt.
@@ -69,14 +115,39 @@ def solve(
         name = next(iter(unknown))
         raise OptionError(f"solve() has no option {name!r}. {nearest(name, option_names())}")
     solver = solver_named(solver)
-    control = resolve_control(control, step_size, solver)
+    limits = {"dt_min": dt_min, "dt_max": dt_max, "first_step": first_step}
+    control = resolve_control(control, step_size, solver, limits)
     gradient = gradient_named(gradient).prepared(solver_named)
-    problem = pose(f, y0, t, args=args, rtol=rtol, atol=atol, norm=norm, max_steps=max_steps, adaptive=control.adaptive)
-    outcome = gradient.solve(problem, solver, control)
-    solution = _solution(outcome, problem.ts, problem.layout)
+    if batch not in _BATCHES:
+        raise InputError(f"batch={batch!r} is not known. {nearest(str(batch), _BATCHES)}")
+    every_step, saved = resolve_save(save)
+    recorder = _recorder(dense)
+    step_times, jump_times = numbers(step_times, "step_times"), numbers(jump_times, "jump_times")
+    problem = pose(
+        f, y0, one_row(t) if batch == "rows" else t, args=args, rtol=rtol, atol=atol, norm=norm, max_steps=max_steps,
+        adaptive=control.adaptive,
+        events=resolve_events(events), step_times=step_times, jump_times=jump_times, every_step=every_step,
+        callbacks=resolve_callbacks(callback), recorder=recorder,
+    )  # fmt: skip
+    if batch == "rows":
+        if problem.course.watches:
+            every = save if save == "steps" else None
+            refuse_beside_events(
+                step_times=tuple(step_times), jump_times=tuple(jump_times), save=every, dense=dense, callback=callback
+            )
+        stops = RowStops.of(step_times, jump_times)
+        return solve_rows(problem, t, gradient, solver, control, throw, stops, saved)
+    journey = travel(problem, gradient, solver, control)
+    solution = report(journey, problem, saved)
     if throw and not solution.status.ok:
-        raise SolveError(_complaint(outcome, solver, problem.y0), solution.status, solution)
+        raise SolveError(_complaint(journey.outcome, solver, problem.y0), solution.status, solution)
     return solution
+
+
+def _recorder(dense: bool | None) -> Recorder[Kept] | None:
+    if dense not in (None, True, False):
+        raise InputError(f"dense={dense!r}: expected True, False, or None for as long as the steps are small")
+    return None if dense is False else Recorder(None if dense else _DENSE_BYTES)
 
 
 def option_names() -> list[str]:
@@ -110,17 +181,6 @@ def _resolve(kind: str, wanted: Any, base: type) -> Any:
             f"or an instance of {base.__name__}"
         )
     return found
-
-
-def _solution(outcome: Outcome, ts: Tensor, layout: Layout) -> Solution:
-    return Solution(
-        ts=ts,
-        ys=layout.unpack(outcome.ys),
-        status=outcome.status,
-        stats=outcome.stats,
-        t1=outcome.t1,
-        y1=layout.unpack(outcome.y1),
-    )
 
 
 def _complaint(outcome: Outcome, solver: ODESolver, y0: Tensor) -> str:

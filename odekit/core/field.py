@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
 from torch import Tensor
 
-from odekit.core.jacobian import Jacobian, jacobian, rows_are_independent
+from odekit.core.expansion import Expanded, expand
+from odekit.core.jacobian import Linearised, rows_are_independent
+from odekit.core.linear import Linear
+from odekit.core.sections import Section
 from odekit.core.state import Layout
-from odekit.core.times import Time
+from odekit.core.times import Time, host
 from odekit.errors import DynamicsError
+
+
+@attrs.define
+class Count:
+    """Calls of the user's f, and Jacobians made of it, so far."""
+
+    nfe: int = 0
+    jacobians: int = 0
 
 
 class Field:
     """``f(t, y, *args)`` on packed tensors.
 
     Attributes:
-        nfe: calls of the user's f so far.
-        jacobians: Jacobians made of it so far.
+        count: what was asked of f so far, by this field and by those confined from it.
     """
 
     def __init__(
@@ -33,9 +45,18 @@ class Field:
         self.dtype = like.dtype
         self.time_dtype = self.time_dtype_of(like)
         self.device = like.device
-        self.nfe = 0
-        self.jacobians = 0
+        self.count = Count()
         self._bounds = _inward(min(span), max(span), self.time_dtype)
+
+    @property
+    def nfe(self) -> int:
+        """Calls of the user's f so far."""
+        return self.count.nfe
+
+    @property
+    def jacobians(self) -> int:
+        """Jacobians made of it so far."""
+        return self.count.jacobians
 
     @staticmethod
     def time_dtype_of(y: Tensor) -> torch.dtype:
@@ -44,17 +65,47 @@ class Field:
 
     def fork(self, args: tuple[Any, ...] | None = None) -> Field:
         """The same field with counters of its own, and with other ``args`` if given."""
-        other = object.__new__(Field)
-        other.__dict__.update(self.__dict__)
-        other.nfe = other.jacobians = 0
+        other = self._copy()
+        other.count = Count()
         if args is not None:
             other.args = args
         return other
 
+    def with_rows(self, count: int, args: tuple[Any, ...]) -> Field:
+        """A fork for states with another number of rows, and with these ``args``."""
+        other = self.fork(args)
+        other.layout = self.layout.with_rows(count)
+        return other
+
+    def everywhere(self) -> Field:
+        """The same field for a caller that keeps to the span by itself, or to one for every row."""
+        other = self._copy()
+        other._bounds = (-math.inf, math.inf)
+        return other
+
+    def confined(self, section: Section) -> Field:
+        """The same field, counted together with this one, between two discontinuities of f: never asked beyond them.
+
+        At a discontinuity itself f is asked at the nearest time inside, so that it answers with its limit from there.
+        """
+        other = self._copy()
+        low, high = self._bounds
+        if math.isfinite(section.low):
+            low = max(low, _beside(section.low, math.inf, self.time_dtype))
+        if math.isfinite(section.high):
+            high = min(high, _beside(section.high, -math.inf, self.time_dtype))
+        other._bounds = (low, max(low, high))
+        return other
+
+    def _copy(self) -> Field:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
     def __call__(self, t: Time, y: Tensor) -> Tensor:
-        if not isinstance(t, Tensor) or t.dtype != self.time_dtype:
-            t = self.times((t,))[0]
-        self.nfe += 1
+        if not isinstance(t, Tensor) or t.dtype != self.time_dtype or (t.requires_grad and t.ndim == 0):
+            t = self.times((t,))[0]  # times by row are kept within their own spans before they come here
+        self.count.nfe += 1
         try:
             dy = self.f(t, self.layout.unpack(y), *self.args)
         except Exception as error:
@@ -72,10 +123,19 @@ class Field:
             raise DynamicsError(f"f returned a tensor on {dy.device}, y is on {self.device}; move f's parameters or y0")
         return dy
 
-    def linearised(self, t: Time, y: Tensor, rows: bool) -> Jacobian:
+    def linearised(self, t: Time, y: Tensor, linear: Linear) -> Linearised:
         """∂f/∂y there, detached."""
-        self.jacobians += 1
-        return jacobian(functools.partial(self, self._detached(t)), y, rows)
+        self.count.jacobians += 1
+        return linear.linearised(functools.partial(self, self._detached(t)), y)
+
+    def expanded(self, t: Time, y: Tensor, rows: bool) -> Expanded:
+        """f to first order there: value, ∂f/∂t and ∂f/∂y, with their own derivatives."""
+        self.count.jacobians += 1
+        return expand(self, self.times((t,))[0], y, rows)
+
+    def inside(self, t: Time) -> bool:
+        """Whether this time is within the span, or the section that the field is confined to."""
+        return self._bounds[0] <= host(t) <= self._bounds[1]
 
     def rows_are_independent(self, t: Time, y: Tensor) -> bool:
         """Whether the rows of a batched ``y`` do not interact, judged at this point."""
@@ -86,7 +146,7 @@ class Field:
 
     def times(self, values: Sequence[Time]) -> Sequence[Tensor]:
         """The times as 0-d tensors in the state's real dtype, none of them rounded to outside the span."""
-        floats = [value for value in values if not isinstance(value, Tensor)]
+        floats = [value for value in values if isinstance(value, int | float)]
         if len(floats) < len(values):
             return [self._rounded(value) for value in values]
         low, high = self._bounds
@@ -114,6 +174,17 @@ def _inward(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
     if float(highest) > high:
         highest = np.nextafter(highest, narrow(-np.inf))
     return (float(lowest), float(highest)) if lowest <= highest else (low, high)
+
+
+def _beside(t: float, towards: float, dtype: torch.dtype) -> float:
+    """The next time that ``dtype`` can hold, on one side of ``t``."""
+    if dtype not in _NUMPY_FLOATS:
+        return math.nextafter(t, towards)
+    narrow = _NUMPY_FLOATS[dtype]
+    beside = narrow(t)
+    while (float(beside) - t) * math.copysign(1.0, towards) <= 0:
+        beside = np.nextafter(beside, narrow(towards))
+    return float(beside)
 
 
 def _explain(error: Exception, t: Tensor, y: Tensor) -> None:

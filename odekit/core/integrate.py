@@ -10,9 +10,14 @@ import attrs
 import torch
 from torch import Tensor
 
-from odekit.core.protocols import CountedField, ODESolver, Outcome, Step, StepControl, VectorField
-from odekit.core.solution import Stats, Status
-from odekit.core.times import Clock, coefficient
+from odekit.core.course import Course
+from odekit.core.dense import Kept
+from odekit.core.events import Monitor
+from odekit.core.outputs import Outputs, Slot, at_rest
+from odekit.core.protocols import CountedField, ODESolver, Outcome, StepControl
+from odekit.core.sections import Section
+from odekit.core.solution import Status
+from odekit.core.times import Clock
 from odekit.core.tolerance import Tolerance
 
 
@@ -24,14 +29,20 @@ class Accepted:
         t0, t1: host times of its ends.
         y0: the state at its start.
         carry: what the solver was handed; None for a solver that is ``memoryless``.
-        outputs: indices of the output times that fell into it, as ``range(first, stop)``.
+        fresh: whether that carry came from ``init``: at the start, and after a discontinuity.
+        first: how many outputs there were before it.
+        slots: the outputs that fell into it.
+        section: where f is continuous around it; None if f is so everywhere.
     """
 
     t0: float
     t1: float
     y0: Tensor
     carry: Any
-    outputs: range
+    fresh: bool
+    first: int
+    slots: tuple[Slot, ...]
+    section: Section | None = None
 
 
 def integrate(
@@ -45,145 +56,112 @@ def integrate(
     *,
     f0: Tensor | None = None,
     on_accept: Callable[[Accepted], None] | None = None,
+    course: Course | None = None,
 ) -> Outcome:
     """Integrate from ``clock.times[0]`` to ``clock.times[-1]`` and record the state at every time in between.
 
-    Steps are those of the control, never cut by output times; the last one ends at the end of the span exactly.
-    ``f0`` is ``f(t0, y0)`` where the caller has it already; ``on_accept`` is told of every accepted step.
+    Steps are those of the control, never cut by output times; the last one ends at the end of the span exactly, or
+    in it lies an event that ends the solve. ``f0`` is ``f(t0, y0)`` where the caller has it already; ``on_accept`` is
+    told of every accepted step; ``course`` says what else there is to do on the way. ``max_steps`` counts all steps of
+    ``course.stats``.
     """
-    times = clock.times
+    course = Course() if course is None else course
+    times, stats, stops, hooks = clock.times, course.stats, course.stops, course.callbacks
     t, t_end, y = times[0], times[-1], y0
-    stats, outputs = Stats(), Outputs(clock, y0)
-    status, why, size, rejected = Status.SUCCESS, Status.SUCCESS, 0.0, None
+    outputs = Outputs(clock, y0, course.every_step)
+    monitor = Monitor(course.watches, course.fired) if course.watches else None
+    status, why, size, rejected, fresh = Status.SUCCESS, Status.SUCCESS, 0.0, None, True
+    here = f
     if t == t_end:
-        outputs.taken = at_rest(f, y0, clock)
+        outputs.rest(at_rest(f, y0, clock))
         y = outputs.taken[-1]
     else:
+        here = around(f, stops.section(t, stops.next_after(t, t_end)))
         solver = solver.prepared(tolerance)
-        proposal = control.start(f, t, t_end, y0, solver, tolerance, f0)
+        proposal = control.start(here, t, t_end, y0, solver, tolerance, f0)
         status, t_next, judged = proposal.status, proposal.t_next, proposal.carry
-        carry = solver.init(f, clock(t), y0, None if clock.differentiable else proposal.f0)
+        carry = solver.init(here, clock(t), y0, None if clock.differentiable else proposal.f0)
+    take = solver.step if control.adaptive else solver.advance
     while status.ok and t != t_end:
-        t_next = _clip(t, t_next, t_end)
-        too_short = t_next != t_end and abs(t_next - t) < _resolution(t, t_end - times[0])
+        stop, ahead = stops.next_after(t, t_end), t_next - t
+        t_next = _clip(t, t_next, stop)
+        too_short = t_next != stop and abs(t_next - t) < _resolution(t, t_end - times[0])
         if too_short or t_next == rejected:  # the same step again would be rejected again
             status = Status.STEP_UNDERFLOW if why.ok else why
             break
-        if stats.steps == max_steps:
+        if stats.steps >= max_steps:
             status = Status.MAX_STEPS
             break
-        step = solver.step(f, clock(t), clock(t_next), y, carry)
+        if hooks.attempt is not None:
+            hooks.attempt(t, t_next, y)
+        step = take(here, clock(t), clock(t_next), y, carry)
         stats.steps += 1
         verdict = control.judge(step, t, t_next, solver, tolerance, judged)
         judged = verdict.carry
-        if verdict.accept:
-            stats.accepted += 1
-            step, reached = outputs.take(f, solver, step, t_next)
-            if on_accept is not None:
-                on_accept(Accepted(t, t_next, y, None if solver.memoryless else carry, reached))
-            t, y, carry, rejected = t_next, step.y1, step.carry, None
-        else:
+        if not verdict.accept:
             stats.rejected += 1
             rejected = t_next
+            carry = carry if step.retry is None else step.retry
+            if hooks.reject is not None:
+                hooks.reject(t, t_next, y)
+        else:
+            stats.accepted += 1
+            if hooks.accept is not None:
+                hooks.accept(t, t_next, y)
+            hits, cut = [], False
+            if monitor is not None:
+                step = solver.densify(here, step)
+                hits = monitor.inspect(here, solver, step, t, t_next)
+                cut = bool(hits) and course.watches[hits[-1].event].event.stops
+            first, dense = len(outputs.slots), monitor is not None
+            densified, slots = outputs.take(here, solver, step, t_next, hits, cut, dense)
+            if course.recorder is not None:
+                course.recorder.add(Kept(t, t_next, densified, here, solver, dense or densified is not step))
+            step = densified
+            if on_accept is not None:
+                section = stops.section(t, t_next)
+                kept = None if solver.memoryless or fresh else carry
+                on_accept(Accepted(t, t_next, y, kept, fresh, first, slots, section))
+            t, y, carry, rejected, fresh = t_next, step.y1, step.carry, None, False
+            if cut:
+                status, t, y = Status.EVENT, hits[-1].t, outputs.taken[-1]
+            if hooks.reached is not None:
+                hooks.reached(t, y)
+            if cut:
+                break
         why = verdict.status
         if verdict.t_next is None:
             if t != t_end:
                 status = Status.STEP_UNDERFLOW if why.ok else why
             break
         t_next = verdict.t_next
+        if verdict.accept and control.adaptive and t == stop and abs(ahead) > abs(t_next - t):
+            t_next = t + ahead  # a forced stop does not make the control forget its step size
         size = t_next - t
+        if verdict.accept and t in stops.jumps:
+            here = around(f, stops.section(t, stops.next_after(t, t_end)))
+            carry, fresh = solver.init(here, clock(t), y), True
     if status.ok and not _all_finite(y):
         status = Status.NON_FINITE
         t, y = outputs.drop_non_finite()
     stats.nfe, stats.jacobians = f.nfe, f.jacobians
-    return Outcome(outputs.stacked(), t, y, status, stats, abs(size))
+    return Outcome(torch.stack(outputs.taken), t, y, status, stats, abs(size), tuple(outputs.slots))
 
 
-class Outputs:
-    """Collects the states at the output times as steps pass them."""
-
-    def __init__(self, clock: Clock, y0: Tensor) -> None:
-        self.clock = clock
-        self.direction = math.copysign(1.0, clock.times[-1] - clock.times[0])
-        self.taken = [y0]
-
-    def take(self, f: VectorField, solver: ODESolver, step: Step, t1: float) -> tuple[Step, range]:
-        """Record what lies in an accepted step that ends at ``t1``; the step, densified if need be, and the indices."""
-        times, first = self.clock.times, len(self.taken)
-        stop = first
-        while stop < len(times) and ((t1 - times[stop]) * self.direction >= 0 or _same(times[stop], t1)):
-            stop += 1
-        outputs = range(first, stop)
-        step, states = states_in(f, solver, step, t1, self.clock, outputs)
-        self.taken += states
-        return step, outputs
-
-    def drop_non_finite(self) -> tuple[float, Tensor]:
-        """Take the states from the first non-finite one on as not reached; the last time that is left, and the state.
-
-        What is left then has no connection to the numbers that broke, so that its gradient is right.
-        """
-        finite = torch.isfinite(torch.stack(self.taken).detach()).flatten(1).all(1).tolist()
-        del self.taken[max(1, [*finite, False].index(False)) :]
-        return self.clock.times[len(self.taken) - 1], self.taken[-1]
-
-    def stacked(self) -> Tensor:
-        """``[T, ...]``, NaN where the solve did not get to."""
-        missing = len(self.clock.times) - len(self.taken)
-        blank = [torch.full_like(self.taken[0], math.nan)] * missing
-        return torch.stack(self.taken + blank)
+def around(f: CountedField, section: Section | None) -> CountedField:
+    """``f`` within a section; ``f`` itself if it is continuous everywhere."""
+    return f if section is None else f.confined(section)
 
 
-def at_rest(f: VectorField, y0: Tensor, clock: Clock) -> list[Tensor]:
-    """The states at output times that all are the same: ``y0``, which still moves by f as those times move apart."""
-    if not clock.differentiable:
-        return [y0] * len(clock.times)
-    t0 = clock.output(0)
-    slope = f(t0, y0)
-    moved = (coefficient(clock.output(k) - t0, y0) for k in range(1, len(clock.times)))
-    return [y0, *(y0 + dt * slope for dt in moved)]
-
-
-def states_in(
-    f: VectorField, solver: ODESolver, step: Step, t1: float, clock: Clock, outputs: range
-) -> tuple[Step, list[Tensor]]:
-    """The states at the output times with these indices, all within the step, which ends at host time ``t1``."""
-    states, dense = [], False
-    for index in outputs:
-        if at_end(clock, index, t1):
-            states.append(step.y1)
-            continue
-        if not dense:
-            step, dense = solver.densify(f, step), True
-        theta = (clock.output(index) - step.t0) / (step.t1 - step.t0)
-        states.append(solver.interpolate(step, theta))
-    return step, states
-
-
-def at_end(clock: Clock, index: int, t1: float) -> bool:
-    """Whether an output time is the end ``t1`` of its step, so that the step's own ``y1`` is the answer.
-
-    Where times are differentiated only the last output time counts as such: anywhere else the derivative with respect
-    to that output time comes out of the dense output.
-    """
-    if clock.differentiable:
-        return index == len(clock.times) - 1
-    return _same(clock.times[index], t1)
-
-
-def _same(t: float, t1: float) -> bool:
-    return abs(t - t1) <= 4 * math.ulp(max(abs(t), abs(t1)))
-
-
-def _clip(t: float, t_next: float, t_end: float) -> float:
-    """The end of the next step: within the span, and without leaving a sliver of it behind."""
-    left, wanted = t_end - t, t_next - t
-    return t_end if abs(left) <= abs(wanted) * 1.01 else t_next
+def _clip(t: float, t_next: float, stop: float) -> float:
+    """The end of the next step: not beyond the stop, and without leaving a sliver in front of it."""
+    left, wanted = stop - t, t_next - t
+    return stop if abs(left) <= abs(wanted) * 1.01 else t_next
 
 
 def _resolution(t: float, span: float) -> float:
     """The shortest step that still means something at time ``t``."""
-    return max(4 * math.ulp(t), 1e-25 * abs(span))
+    return max(4 * math.ulp(t), 1e-25 * abs(span) if math.isfinite(span) else 0.0)
 
 
 def _all_finite(y: Tensor) -> bool:

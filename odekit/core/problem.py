@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -11,7 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odekit.core.callbacks import Callbacks
+from odekit.core.course import Course
+from odekit.core.dense import Kept, Recorder
+from odekit.core.events import Event, Watch
 from odekit.core.field import Field
+from odekit.core.sections import Stops
 from odekit.core.state import Layout, lay_out
 from odekit.core.times import Clock
 from odekit.core.tolerance import Norm, Tolerance, checked, default_tolerances, resolve_norm
@@ -29,6 +34,7 @@ class Problem:
         times: the output times as host floats; monotone, the first is t0.
         ts: the same as the caller's tensor.
         max_steps: attempted steps allowed for the whole solve.
+        course: what to do on the way.
     """
 
     field: Field
@@ -38,12 +44,20 @@ class Problem:
     ts: Tensor
     tolerance: Tolerance
     max_steps: int
+    course: Course = attrs.field(factory=Course)
 
     @property
     def clock(self) -> Clock:
         """A clock through which the output times can be differentiated, if they ask for it."""
         wanted = self.ts.requires_grad and torch.is_grad_enabled() and len(self.times) > 1
         return Clock(self.times, self.ts if wanted else None)
+
+    def sparing(self) -> Problem:
+        """The same problem for a method that spares memory: steps are kept only if the caller insisted."""
+        recorder = self.course.recorder
+        if recorder is None or recorder.limit is None:
+            return self
+        return attrs.evolve(self, course=attrs.evolve(self.course, recorder=None))
 
 
 def pose(
@@ -57,6 +71,12 @@ def pose(
     norm: str | Norm,
     max_steps: int,
     adaptive: bool,
+    events: tuple[Event, ...] = (),
+    step_times: Iterable[float] = (),
+    jump_times: Iterable[float] = (),
+    every_step: bool = False,
+    callbacks: Callbacks | None = None,
+    recorder: Recorder[Kept] | None = None,
 ) -> Problem:
     """Check everything that a caller gives, and pack it.
 
@@ -66,7 +86,7 @@ def pose(
     if not callable(f):
         raise InputError(f"f is a {type(f).__name__}; expected a callable f(t, y, *args) that returns dy/dt")
     packed, layout = lay_out(y0)
-    times, ts = _times(t, packed)
+    times, ts = _times(t, packed, endless=any(event.ends for event in events))
     if not isinstance(args, tuple):
         raise InputError(f"args is a {type(args).__name__}; expected a tuple: write args=(x,) for one argument")
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
@@ -76,17 +96,29 @@ def pose(
     atol = layout.pack_tolerance(usual_atol if atol is None else atol, "atol", packed)
     tolerance = checked(rtol, atol, packed.dtype, resolve_norm(norm))
     field = Field(f, args, layout, packed, (times[0], times[-1]))
-    return Problem(field, packed, layout, times, ts, tolerance, max_steps)
+    course = Course(
+        stops=Stops.of(step_times, jump_times, times[0], times[-1]),
+        watches=tuple(Watch(event, layout, args) for event in events),
+        every_step=every_step,
+        callbacks=Callbacks() if callbacks is None else callbacks.on_packed(layout.unpack),
+        recorder=recorder,
+    )
+    return Problem(field, packed, layout, times, ts, tolerance, max_steps, course)
 
 
-def _times(t: Any, y: Tensor) -> tuple[tuple[float, ...], Tensor]:
-    """The output times on the host, and as the tensor that a caller may differentiate."""
+def _times(t: Any, y: Tensor, endless: bool) -> tuple[tuple[float, ...], Tensor]:
+    """The output times on the host, and as the tensor that a caller may differentiate.
+
+    The last one may be infinite if the solve is ``endless`` but for an event.
+    """
     if isinstance(t, Tensor):
         ts = t
     elif isinstance(t, Sequence | np.ndarray) and not isinstance(t, str):
         if any(isinstance(value, Tensor) for value in t):
             raise InputError("t is a sequence with tensors in it; join them first: t=torch.stack([...])")
-        ts = torch.as_tensor(_numbers(t))
+        hosts = _numbers(t)
+        _check_shape(hosts.shape)
+        ts = torch.tensor(hosts.tolist(), dtype=Field.time_dtype_of(y), device=y.device)
     else:
         raise InputError(
             f"t is a {type(t).__name__}; expected output times [T], such as t=[0.0, 1.0], the first being t0"
@@ -95,12 +127,12 @@ def _times(t: Any, y: Tensor) -> tuple[tuple[float, ...], Tensor]:
         raise InputError(f"t has dtype {ts.dtype}; times are real numbers")
     if ts.is_meta:
         raise InputError("t is on the meta device, which holds no numbers; make it on a real device")
-    if ts.ndim != 1 or ts.shape[0] == 0:
-        raise InputError(f"t has shape {tuple(ts.shape)}; expected [T] with T >= 1, the first being t0")
-    times = tuple(ts.detach().cpu().double().tolist())
+    _check_shape(tuple(ts.shape))
+    times = tuple(float(value) for value in (ts.detach().tolist() if isinstance(t, Tensor) else hosts.tolist()))
     for i, value in enumerate(times):
-        if not math.isfinite(value):
-            raise InputError(f"t[{i}] is {value}; times must be finite")
+        if not math.isfinite(value) and not (endless and math.isinf(value) and 0 < i == len(times) - 1):
+            only = "; only the last one may be infinite, if there is a terminal event" if math.isinf(value) else ""
+            raise InputError(f"t[{i}] is {value}; times must be finite{only}")
     direction = times[-1] - times[0]
     for i in range(1, len(times)):
         if (times[i] - times[i - 1]) * direction < 0 or (direction == 0 and times[i] != times[0]):
@@ -108,7 +140,12 @@ def _times(t: Any, y: Tensor) -> tuple[tuple[float, ...], Tensor]:
                 f"t is not monotone: t[{i - 1}] = {times[i - 1]:g} is followed by t[{i}] = {times[i]:g}; "
                 "sort it in increasing or in decreasing order"
             )
-    return times, ts if isinstance(t, Tensor) else ts.to(y.device, Field.time_dtype_of(y))
+    return times, ts
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+    if len(shape) != 1 or shape[0] == 0:
+        raise InputError(f"t has shape {shape}; expected [T] with T >= 1, the first being t0")
 
 
 def _numbers(t: Any) -> np.ndarray:

@@ -22,6 +22,10 @@ class Layout(Protocol):
 
     def pack_tolerance(self, value: Any, name: str, like: Tensor) -> float | Tensor: ...
 
+    def with_rows(self, count: int) -> Layout:
+        """The layout of a batched state with another number of rows."""
+        ...
+
 
 @attrs.frozen(eq=False)
 class TensorLayout:
@@ -45,6 +49,9 @@ class TensorLayout:
         if isinstance(value, Tensor):
             return _tolerance_leaf(value, name, self.shape, like)
         return _number(value, name)
+
+    def with_rows(self, count: int) -> TensorLayout:
+        return TensorLayout(torch.Size((count, *self.shape[1:])))
 
 
 @attrs.frozen(eq=False)
@@ -98,6 +105,9 @@ class TreeLayout:
             optree.tree_unflatten(self.treespec, [leaf.expand(s) for leaf, s in zip(full, self.shapes, strict=True)]),
             name,
         )
+
+    def with_rows(self, count: int) -> TreeLayout:
+        return attrs.evolve(self, shapes=tuple(torch.Size((count, *shape[1:])) for shape in self.shapes))
 
     def _path(self, index: int) -> str:
         return "".join(f"[{key!r}]" for key in self.treespec.paths()[index])

@@ -12,19 +12,27 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from odekit.core.callbacks import Callbacks, resolve_callbacks
 from odekit.core.control import resolve_control
+from odekit.core.course import Course
 from odekit.core.first_only import first_only
-from odekit.core.integrate import integrate
+from odekit.core.integrate import around, integrate
+from odekit.core.outputs import Slot
 from odekit.core.problem import Problem
 from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl
+from odekit.core.rows.answer import RowOutcome
+from odekit.core.rows.problem import RowProblem
+from odekit.core.sections import Stops
 from odekit.core.solution import Stats
 from odekit.core.times import Clock
 from odekit.core.tolerance import NORMS, Norm, Tolerance, checked, rms
-from odekit.errors import AdjointDriftWarning, GradientError, InputError, SolveError, nearest
+from odekit.errors import AdjointDriftWarning, GradientError, InputError, OptionError, SolveError, nearest
+from odekit.gradients import rows_adjoint
 from odekit.gradients.augmented import Augmented, Parts
 from odekit.gradients.captured import Dependencies
 
 _SECOND = "gradient='adjoint' has no second derivatives; use gradient='direct'"
+_NO_SLOTS: tuple[Slot, ...] = ()
 _DRIFT_STEPS = 1e3
 """Local errors that may have piled up in a backward solve of y before its gradient is called into question."""
 
@@ -61,6 +69,7 @@ class Adjoint(GradientMethod):
             ``"seminorm"`` (without the integral, which no derivative depends on: Kidger, Chen & Lyons 2021, *Hey,
             that's not an ODE*), ``"rms"``, ``"max"``, or a callable on the packed backward state.
         step_size, control: of the backward solve; the forward control by default.
+        callback: hooks of the backward solve, told its packed states: a function or a Callbacks.
     """
 
     solver: ODESolver | str | None = None
@@ -69,6 +78,7 @@ class Adjoint(GradientMethod):
     norm: str | Norm = attrs.field(default="mixed", validator=_known_norm)
     step_size: float | None = None
     control: StepControl | str | None = None
+    callback: Callbacks | Callable[[float, Any], Any] | None = None
 
     name = "adjoint"
     exact = False
@@ -81,9 +91,14 @@ class Adjoint(GradientMethod):
         if not torch.is_grad_enabled():
             return _forward(problem, solver, control, None)
         back = _Backward(self, problem, solver, control)
+        if back.dependencies.needed:
+            back.problem = problem.sparing()
         inputs = (first_only(x, _SECOND) for x in (problem.y0, problem.ts, *back.dependencies.tensors))
         ys, y1 = _Solve.apply(back, *inputs)
         return attrs.evolve(back.outcomes.pop(), ys=ys, y1=y1)
+
+    def solve_rows(self, problem: RowProblem, solver: ODESolver, control: StepControl) -> RowOutcome:
+        return rows_adjoint.solve(self, problem, solver, control)
 
 
 def _forward(problem: Problem, solver: ODESolver, control: StepControl, f0: Tensor | None) -> Outcome:
@@ -97,6 +112,7 @@ def _forward(problem: Problem, solver: ODESolver, control: StepControl, f0: Tens
             problem.tolerance,
             problem.max_steps,
             f0=f0,
+            course=problem.course,
         )
 
 
@@ -107,6 +123,12 @@ class _Backward:
         self.problem = problem
         self.forward_solver, self.forward_control = solver, control
         self.solver = method.solver if isinstance(method.solver, ODESolver) else solver
+        if self.solver.structure != "general":
+            raise OptionError(
+                f"solver {self.solver.name!r} is for {self.solver.structure} systems, and the system that "
+                "gradient='adjoint' solves backwards is none; use gradient='checkpointed', or a general solver for the "
+                "way back: gradient=Adjoint(solver='dopri5')"
+            )
         own = method.control is not None or method.step_size is not None
         self.control = resolve_control(method.control if own else control, method.step_size, self.solver)
         self.dependencies = Dependencies(problem)
@@ -123,7 +145,8 @@ class _Backward:
         self.tolerance = checked(self.parts.spread(rtol), self.parts.spread(atol), problem.y0.dtype, norm)
         self.drift_allowed = self._drift_allowed(rtol, atol)
         self.outcomes: list[Outcome] = []
-        self.stats, self.reached = Stats(), problem.times[0]
+        self.stats, self.reached, self.slots = Stats(), problem.times[0], _NO_SLOTS
+        self.callbacks = resolve_callbacks(method.callback)
 
     def _tolerances(self, method: Adjoint) -> tuple[float | Tensor, float | Tensor]:
         """The relative and absolute tolerance for y and its adjoint: the method's own ones, or the forward ones."""
@@ -156,7 +179,7 @@ class _Solve(torch.autograd.Function):
         y1 = outcome.y1.clone()
         ctx.save_for_backward(outcome.ys, y1, ts, *tensors)
         back.outcomes.append(outcome)
-        back.stats, back.reached = outcome.stats, outcome.t1
+        back.stats, back.reached, back.slots = outcome.stats, outcome.t1, outcome.slots
         return outcome.ys, y1
 
     @staticmethod
@@ -177,35 +200,38 @@ def _solve_backwards(
     augmented = Augmented(
         field, inputs, parts, functools.partial(back.dependencies.check_none_missed, method="adjoint")
     )
-    slope = {}
-    times, states, index = _stations(problem.times, back.reached, ys, y1)
+    slope, stops = {}, problem.course.stops
+    times, states, index = _stations(back.slots, back.reached, ys, y1)
     last = len(times) - 1
     grad_ts = torch.zeros_like(problem.ts) if time_gradient else None
 
-    def move(k: int, at: int, cotangent: Tensor, share: float = 1.0) -> None:
-        """The state at a station moves by f as ``ts[k]`` moves it."""
+    def move(at: int, cotangent: Tensor, slot: Slot | None, sign: float = 1.0) -> None:
+        """The state at a station moves by f as the output's time moves, and with it as the caller's times move."""
         if grad_ts is None:
             return
         if at not in slope:
             with torch.no_grad():
-                slope[at] = field(times[at], states[at])
-        grad_ts[k] += share * (cotangent.conj() * slope[at]).real.sum().to(grad_ts)
+                beside = times[at - 1] if at else times[min(1, last)]
+                slope[at] = around(field, stops.section(times[at], beside))(times[at], states[at])
+        moved = sign * (cotangent.conj() * slope[at]).real.sum().to(grad_ts)
+        if slot is not None and slot.index is not None:
+            grad_ts[slot.index] += moved
+            return
+        share = problem.clock.share(times[at])  # a time in between, moved by both ends of the span
+        grad_ts[0] += (1 - share) * moved
+        if share:
+            grad_ts[-1] += share * moved
 
     def arriving(at: int) -> Tensor:
         """The loss's own derivative with respect to the state at a station, but for the initial state itself."""
         total = grad_y1 if at == last else torch.zeros_like(grad_y1)
         for k in index[at][at == 0 :]:
             total = total + grad_ys[k]
-            move(k, at, grad_ys[k])
+            move(at, grad_ys[k], back.slots[k])
         return total
 
     adjoint = arriving(last)
-    if index[last]:
-        move(index[last][-1], last, grad_y1)
-    else:  # the solve ended early, at a time that both ends of the span move
-        share = (times[last] - times[0]) / (problem.times[-1] - times[0])
-        move(-1, last, grad_y1, share)
-        move(0, last, grad_y1, 1 - share)
+    move(last, grad_y1, back.slots[index[last][-1]] if index[last] else None)
     integrals = parts.no_integrals()
     control, budget = back.control, problem.max_steps
     for at in range(last, 0, -1):
@@ -220,25 +246,22 @@ def _solve_backwards(
         y, adjoint, integrals = parts.split(outcome.y1)
         _warn_of_drift(back.drift_allowed, y.reshape(y1.shape), states[at - 1], times[at], times[at - 1])
         adjoint = adjoint.reshape(y1.shape) + arriving(at - 1)
-    move(0, 0, adjoint, -1.0)
+    move(0, adjoint, back.slots[0], -1.0)
     stats.nfe_backward += field.nfe
     grads = zip(parts.gradients(integrals), augmented.used, strict=True)
     return adjoint + grad_ys[0], grad_ts, [grad if used else None for grad, used in grads]
 
 
 def _stations(
-    times: tuple[float, ...], reached: float, ys: Tensor, y1: Tensor
+    slots: tuple[Slot, ...], reached: float, ys: Tensor, y1: Tensor
 ) -> tuple[list[float], list[Tensor], list[list[int]]]:
-    """The distinct times at which the loss may touch the trajectory, the states there, and the output indices."""
-    stations, states, index = [times[0]], [ys[0]], [[0]]
-    ahead = 1.0 if times[-1] >= times[0] else -1.0
-    for k in range(1, len(times)):
-        if (times[k] - reached) * ahead > 0:
-            break
-        if times[k] == stations[-1]:
+    """The distinct times at which the loss may touch the trajectory, the states there, and the outputs' numbers."""
+    stations, states, index = [slots[0].t], [ys[0]], [[0]]
+    for k in range(1, len(slots)):
+        if slots[k].t == stations[-1]:
             index[-1].append(k)
         else:
-            stations.append(times[k])
+            stations.append(slots[k].t)
             states.append(ys[k])
             index.append([k])
     if stations[-1] != reached:
@@ -252,7 +275,10 @@ def _section(
     back: _Backward, augmented: Augmented, z: Tensor, span: tuple[float, float], control: StepControl, budget: int
 ) -> Outcome:
     with torch.no_grad():
-        outcome = integrate(augmented, z, Clock(span), back.solver, control, back.tolerance, max(budget, 1))
+        outcome = integrate(
+            augmented, z, Clock(span), back.solver, control, back.tolerance, max(budget, 1),
+            course=Course(stops=Stops.of((), back.problem.course.stops.jumps, *span), callbacks=back.callbacks),
+        )  # fmt: skip
     if not outcome.status.ok:
         raise SolveError(
             f"the backward solve of gradient='adjoint' stopped at t = {outcome.t1:g} on its way from {span[0]:g} to "

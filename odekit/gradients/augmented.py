@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-import attrs
 import torch
 from torch import Tensor
 
 from odekit.core.field import Field
-from odekit.core.jacobian import LU, Jacobian
+from odekit.core.jacobian import Factored, Linearised, Size
+from odekit.core.linear import Linear
+from odekit.core.sections import Section
 from odekit.core.times import Time
+from odekit.gradients.coupled import Coupled, coupled
 
 Check = Callable[[Sequence[Tensor], Sequence[Tensor]], None]
 
@@ -25,6 +28,18 @@ class Parts:
 
     def join(self, y: Tensor, adjoint: Tensor, integrals: Tensor) -> Tensor:
         return torch.cat([y.reshape(-1), adjoint.reshape(-1), integrals])
+
+    def pack(self, slopes: Sequence[Tensor | None]) -> Tensor:
+        """The derivatives of y, of a and of every tensor's integral as a packed vector; None is zero."""
+        sizes = [self.sizes[0], self.sizes[1], *(tensor.numel() for tensor in self.tensors)]
+        return torch.cat(
+            [
+                torch.zeros(size, dtype=self.dtype, device=self.device)
+                if slope is None
+                else slope.detach().reshape(-1).to(self.device, self.dtype)
+                for slope, size in zip(slopes, sizes, strict=True)
+            ]
+        )
 
     def split(self, z: Tensor) -> tuple[Tensor, ...]:
         return z.split(self.sizes)
@@ -49,15 +64,16 @@ class Parts:
         ]
 
 
-@attrs.frozen(eq=False)
-class _Factored:
+class _Factored(NamedTuple):
     """What implicit stages of the augmented system are solved with."""
 
     parts: Parts
-    state: LU
-    adjoint: LU
+    state: Factored
+    adjoint: Factored
 
-    whole = False
+    @property
+    def whole(self) -> bool:
+        return False
 
     def solve(self, right: Tensor) -> Tensor:
         y, adjoint, integrals = self.parts.split(right)
@@ -67,8 +83,7 @@ class _Factored:
         )
 
 
-@attrs.frozen(eq=False)
-class _Linearised:
+class _Linearised(NamedTuple):
     """The diagonal blocks J, -Jᴴ and 0 of the augmented Jacobian.
 
     The blocks below them couple y to a and both to the integrals, never back, so that a Newton iteration without
@@ -76,10 +91,13 @@ class _Linearised:
     """
 
     parts: Parts
-    jacobian: Jacobian
+    jacobian: Linearised
 
-    def factored(self, h: float) -> _Factored:
-        return _Factored(self.parts, self.jacobian.factored(h), self.jacobian.factored_adjoint(-h))
+    def factored(self, h: Size) -> _Factored:
+        return _Factored(self.parts, self.jacobian.factored(h), self.jacobian.adjoint().factored(-h))
+
+    def adjoint(self) -> _Linearised:
+        return _Linearised(self.parts, self.jacobian.adjoint())
 
 
 class Augmented:
@@ -105,15 +123,28 @@ class Augmented:
     def jacobians(self) -> int:
         return self.field.jacobians
 
+    def confined(self, section: Section) -> Augmented:
+        """The same system between two discontinuities of f; ``used`` and the counters are shared."""
+        other = object.__new__(Augmented)
+        other.__dict__.update(self.__dict__)
+        other.field = self.field.confined(section)
+        return other
+
     def times(self, values: Sequence[Time]) -> Sequence[Tensor]:
         return self.field.times(values)
+
+    def inside(self, t: Time) -> bool:
+        return self.field.inside(t)
 
     def rows_are_independent(self, t: Time, y: Tensor) -> bool:
         return self.field.rows_are_independent(t, self.parts.split(y)[0].reshape(self.parts.shape))
 
-    def linearised(self, t: Time, y: Tensor, rows: bool) -> _Linearised:
+    def linearised(self, t: Time, y: Tensor, linear: Linear) -> Linearised:
         state = self.parts.split(y)[0].reshape(self.parts.shape)
-        return _Linearised(self.parts, self.field.linearised(t, state, rows))
+        return _Linearised(self.parts, self.field.linearised(t, state, linear.exact()))
+
+    def expanded(self, t: Time, y: Tensor, rows: bool) -> Coupled:
+        return coupled(self.field, self.inputs, self.parts, t, y, rows)
 
     def __call__(self, t: Time, y: Tensor) -> Tensor:
         parts = self.parts
@@ -127,9 +158,5 @@ class Augmented:
         grads: Sequence[Tensor | None] = [None] * len(wrt)
         if dy.requires_grad:
             grads = torch.autograd.grad(dy, wrt, backwards, allow_unused=True, retain_graph=True)
-        self.used = [used or grad is not None for used, grad in zip(self.used, grads[1:], strict=True)]
-        flat = [
-            (torch.zeros_like(tensor) if grad is None else grad).reshape(-1).to(parts.device, parts.dtype)
-            for tensor, grad in zip(wrt, grads, strict=True)
-        ]
-        return torch.cat([dy.detach().reshape(-1), *flat])
+        self.used[:] = [used or grad is not None for used, grad in zip(self.used, grads[1:], strict=True)]
+        return parts.pack([dy, *grads])

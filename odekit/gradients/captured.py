@@ -11,14 +11,13 @@ import inspect
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from types import CodeType
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import optree
 import torch
 from torch import Tensor, nn
 
-from odekit.core.field import Field
-from odekit.core.problem import Problem
+from odekit.core.times import Time
 from odekit.errors import GradientError
 
 _DEPTH = 4
@@ -101,15 +100,32 @@ def leaves_of(outputs: Iterable[Tensor]) -> list[Tensor]:
     return list(found.values())
 
 
+class Posed(Protocol):
+    """What is to be solved, as far as it matters here: f, and where it can be called."""
+
+    @property
+    def field(self) -> Any: ...
+
+    @property
+    def y0(self) -> Tensor: ...
+
+    @property
+    def times(self) -> Sequence[Time]: ...
+
+    @property
+    def ts(self) -> Tensor: ...
+
+
 class Dependencies:
     """What a backward pass must differentiate beside the state and the times.
 
     Attributes:
         tensors: the tensors themselves: first those in ``args``, then leaves that f captures.
         f0: ``f(t0, y0)``, detached; a by-product of looking.
+        needed: whether there is anything to differentiate with respect to, the state and the times included.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Posed) -> None:
         leaves: list[Any]
         leaves, self._treespec = optree.tree_flatten(cast(Any, problem.field.args), none_is_leaf=True)
         self._args = leaves
@@ -120,7 +136,7 @@ class Dependencies:
         with torch.enable_grad():
             y0 = problem.y0.detach().requires_grad_()
             f0 = probe(problem.times[0], y0)
-        problem.field.nfe += probe.nfe
+        problem.field.count.nfe += probe.nfe
         self.f0 = f0.detach()
         passed_in = {id(tensor) for tensor in (*copies, y0)}
         captured = {id(leaf): leaf for leaf in leaves_of([f0]) if id(leaf) not in passed_in}
@@ -129,6 +145,7 @@ class Dependencies:
                 captured.setdefault(id(tensor), tensor)
         self._captured = list(captured.values())
         self.tensors = [*args, *self._captured]
+        self.needed = any(x.requires_grad for x in (problem.y0, problem.ts, *self.tensors))
 
     def copies(self, args: list[Tensor]) -> list[Tensor]:
         """Leaves with the values of ``args``, for one backward pass."""
@@ -138,7 +155,7 @@ class Dependencies:
         """What a backward pass differentiates with respect to, in the order of ``tensors``."""
         return [*self.copies([self._args[i] for i in self._places]), *self._captured]
 
-    def field(self, problem: Problem, inputs: list[Tensor]) -> Field:
+    def field(self, problem: Posed, inputs: list[Tensor]) -> Any:
         """A fork of the field, with counters of its own, that sees ``inputs`` in place of the tensors in ``args``."""
         leaves = list(self._args)
         for place, tensor in zip(self._places, inputs, strict=False):

@@ -12,12 +12,17 @@ from torch.autograd.function import once_differentiable
 
 from odekit.core.field import Field
 from odekit.core.first_only import first_only
-from odekit.core.integrate import Accepted, at_end, at_rest, integrate, states_in
+from odekit.core.integrate import Accepted, integrate
+from odekit.core.outputs import at_end, at_rest, states_in
 from odekit.core.problem import Problem
 from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl
+from odekit.core.rows.answer import RowOutcome
+from odekit.core.rows.problem import RowProblem
 from odekit.core.solution import Stats
 from odekit.core.times import Clock
+from odekit.gradients import rows_checkpointed
 from odekit.gradients.captured import Dependencies
+from odekit.gradients.products import added, flows, vjp
 
 _SECOND = "gradient='checkpointed' has no second derivatives; use gradient='direct'"
 
@@ -43,10 +48,15 @@ class Checkpointed(GradientMethod):
         if not torch.is_grad_enabled():
             return _forward(problem, solver, control, None, None)
         dependencies = Dependencies(problem)
+        if dependencies.needed:
+            problem = problem.sparing()
         tape = _Tape(problem, solver, control, dependencies)
         inputs = (first_only(x, _SECOND) for x in (problem.y0, problem.ts, *dependencies.tensors))
         ys, y1 = _Replay.apply(tape, *inputs)
         return attrs.evolve(tape.outcomes.pop(), ys=ys, y1=y1)
+
+    def solve_rows(self, problem: RowProblem, solver: ODESolver, control: StepControl) -> RowOutcome:
+        return rows_checkpointed.solve(problem, solver, control)
 
 
 def _forward(
@@ -55,7 +65,7 @@ def _forward(
     with torch.no_grad():
         return integrate(
             problem.field, problem.y0, Clock(problem.times), solver, control, problem.tolerance, problem.max_steps,
-            f0=f0, on_accept=None if kept is None else kept.append,
+            f0=f0, on_accept=None if kept is None else kept.append, course=problem.course,
         )  # fmt: skip
 
 
@@ -80,13 +90,12 @@ class _Tape:
     def close(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
         self.stats = outcome.stats
+        reached = len(outcome.slots)
         if self.steps and self.steps[-1].t1 != outcome.t1:
-            times = self.problem.times
-            reached = sum((t - outcome.t1) * (times[-1] - times[0]) <= 0 for t in times)
-            self.steps = [step for step in self.steps if step.outputs.start < reached]
+            self.steps = [step for step in self.steps if step.first < reached]
         if self.steps and self.steps[-1].t1 != outcome.t1:
             last = self.steps[-1]
-            self.steps[-1] = attrs.evolve(last, outputs=range(last.outputs.start, reached))
+            self.steps[-1] = attrs.evolve(last, slots=last.slots[: reached - last.first])
             self.ends_inside = True
 
 
@@ -120,24 +129,28 @@ def _replay_backwards(tape: _Tape, grad_ys: Tensor, grad_y1: Tensor, time_gradie
     sums: list[Tensor | None] = [None] * len(inputs)
     cotangents, adjoint = list(grad_ys), grad_y1
     if tape.ends_inside:
-        end = steps[-1].outputs[-1]
+        end = steps[-1].first + len(steps[-1].slots) - 1
         cotangents[end], adjoint = cotangents[end] + grad_y1, torch.zeros_like(grad_y1)
-    carried: list[Tensor | None] = []
+    carried: dict[Any, Tensor | None] = {}
     for i in reversed(range(len(steps))):
         step = steps[i]
-        replayed = _replay(field, solver, clock, step, first=i == 0)
+        replayed = _replay(field, solver, clock, step)
         dependencies.check_none_missed([replayed.y1, *replayed.states], [*replayed.inputs, *inputs], "checkpointed")
-        outputs = [replayed.y1, *replayed.carry, *replayed.states]
-        arriving = [adjoint, *(carried or [None] * len(replayed.carry)), *(cotangents[k] for k in step.outputs)]
-        grads = _vjp(outputs, arriving, [*replayed.inputs, *inputs])
+        outputs = [replayed.y1, *replayed.carry.values(), *replayed.states]
+        arriving = [
+            adjoint,
+            *(carried.get(place) for place in replayed.carry),
+            *cotangents[step.first : step.first + len(step.slots)],
+        ]
+        grads = vjp(outputs, arriving, [*replayed.inputs, *inputs])
         adjoint = torch.zeros_like(step.y0) if grads[0] is None else grads[0]
-        carried = grads[1 : len(replayed.inputs)]
-        sums = [_added(total, grad) for total, grad in zip(sums, grads[len(replayed.inputs) :], strict=True)]
+        carried = dict(zip(replayed.places, grads[1 : len(replayed.inputs)], strict=True))
+        sums = [added(total, grad) for total, grad in zip(sums, grads[len(replayed.inputs) :], strict=True)]
     if problem.times[0] == problem.times[-1]:
         with torch.enable_grad():
             y0 = problem.y0.detach().requires_grad_()
             states = at_rest(field, y0, clock)
-        grads = _vjp([*states, states[-1]], [*cotangents, adjoint], [y0, *inputs])
+        grads = vjp([*states, states[-1]], [*cotangents, adjoint], [y0, *inputs])
         adjoint, sums = torch.zeros_like(grad_y1) if grads[0] is None else grads[0], grads[1:]
     else:
         adjoint = adjoint + cotangents[0]
@@ -152,56 +165,44 @@ class _Replayed:
 
     Attributes:
         inputs: the leaves that it started from: y0, and the tensors of its carry where that is not computed anew.
-        y1, carry, states: what came out: the state, the tensors handed to the next step, the states at output times.
+        places: where in the carry those tensors are. A step may start from other ones than the step before handed on:
+            what a rejected try left to it.
+        y1, carry, states: what came out: the state, the tensors handed on by their places, the states at output times.
     """
 
     inputs: list[Tensor]
+    places: list[Any]
     y1: Tensor
-    carry: list[Tensor]
+    carry: dict[Any, Tensor]
     states: list[Tensor]
 
 
-def _replay(field: Field, solver: ODESolver, clock: Clock, step: Accepted, first: bool) -> _Replayed:
+def _replay(field: Field, solver: ODESolver, clock: Clock, step: Accepted) -> _Replayed:
+    if step.section is not None:
+        field = field.confined(step.section)
     with torch.enable_grad():
         t0, t1 = clock(step.t0), clock(step.t1)
         y0 = step.y0.detach().requires_grad_()
-        inputs = [y0]
+        inputs: list[Tensor] = [y0]
+        places: list[Any] = []
         if solver.memoryless:
             carry = solver.init(field, t0, y0)
-        elif first:
+        elif step.fresh:
             carry = solver.init(field, t0, y0, field(t0, y0))
         else:
-            leaves, treespec = optree.tree_flatten(step.carry, none_is_leaf=True)
-            leaves = [leaf.detach().requires_grad_() if _flows(leaf) else leaf for leaf in leaves]
-            inputs += [leaf for leaf in leaves if _flows(leaf)]
+            paths, leaves, treespec = optree.tree_flatten_with_path(step.carry, none_is_leaf=True)
+            leaves = [leaf.detach().requires_grad_() if flows(leaf) else leaf for leaf in leaves]
+            inputs += [leaf for leaf in leaves if flows(leaf)]
+            places = [path for path, leaf in zip(paths, leaves, strict=True) if flows(leaf)]
             carry = optree.tree_unflatten(treespec, leaves)
-        inside = any(not at_end(clock, k, step.t1) for k in step.outputs)
+        inside = any(not at_end(clock, slot, step.t1) for slot in step.slots)
         if solver.memoryless and not inside:
             y1 = solver.replay(field, t0, t1, y0, carry)
-            return _Replayed(inputs, y1, [], [y1] * len(step.outputs))
+            return _Replayed(inputs, places, y1, {}, [y1] * len(step.slots))
         taken = solver.step(field, t0, t1, y0, carry)
-        taken, states = states_in(field, solver, taken, step.t1, clock, step.outputs)
-        handed_on = [] if solver.memoryless else optree.tree_leaves(taken.carry, none_is_leaf=True)
-        return _Replayed(inputs, taken.y1, [leaf for leaf in handed_on if _flows(leaf)], states)
-
-
-def _added(total: Tensor | None, grad: Tensor | None) -> Tensor | None:
-    if total is None or grad is None:
-        return grad if total is None else total
-    return total + grad
-
-
-def _flows(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
-
-
-def _vjp(outputs: list[Tensor], cotangents: list[Tensor | None], inputs: list[Tensor]) -> list[Tensor | None]:
-    """Σ cotangentᵀ ∂output/∂input for each input; None where there is no dependence.
-
-    The graph is kept, because a captured tensor's own history is part of every step's graph.
-    """
-    pairs = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if c is not None and o.requires_grad]
-    if not pairs:
-        return [None] * len(inputs)
-    roots, seeds = zip(*pairs, strict=True)
-    return list(torch.autograd.grad(roots, inputs, seeds, allow_unused=True, retain_graph=True))
+        taken, states = states_in(field, solver, taken, step.t1, clock, step.slots)
+        handed_on: dict[Any, Tensor] = {}
+        if not solver.memoryless:
+            paths, leaves, _ = optree.tree_flatten_with_path(taken.carry, none_is_leaf=True)
+            handed_on = {path: leaf for path, leaf in zip(paths, leaves, strict=True) if flows(leaf)}
+        return _Replayed(inputs, places, taken.y1, handed_on, states)

@@ -7,6 +7,9 @@ import attrs
 from odekit.core.integrate import integrate
 from odekit.core.problem import Problem
 from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl
+from odekit.core.rows.answer import RowOutcome
+from odekit.core.rows.loop import integrate_rows
+from odekit.core.rows.problem import RowProblem
 
 
 @attrs.frozen
@@ -24,5 +27,12 @@ class Direct(GradientMethod):
 
     def solve(self, problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:
         return integrate(
-            problem.field, problem.y0, problem.clock, solver, control, problem.tolerance, problem.max_steps
-        )
+            problem.field, problem.y0, problem.clock, solver, control, problem.tolerance, problem.max_steps,
+            course=problem.course,
+        )  # fmt: skip
+
+    def solve_rows(self, problem: RowProblem, solver: ODESolver, control: StepControl) -> RowOutcome:
+        return integrate_rows(
+            problem.dynamics, problem.y0, problem.clock, solver, control, problem.tolerance, problem.max_steps,
+            course=problem.course,
+        )  # fmt: skip

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import odekit
 from odekit.core.protocols import Tools, TraceEstimator
+from odekit.core.rows.answer import RowStats
 from odekit.core.solution import Stats
 
 PENALTIES = ("kinetic", "frobenius")
@@ -100,7 +101,7 @@ class CNF(nn.Module):
         self.field = field
         self.modes = {True: _Mode.of(training), False: _Mode.of(evaluation)}
         self.root_end_time = nn.Parameter(torch.tensor(math.sqrt(end_time)), requires_grad=learn_end_time)
-        self.stats: Stats | None = None
+        self.stats: Stats | RowStats | None = None
 
     @property
     def end_time(self) -> Tensor:
@@ -126,6 +127,8 @@ class CNF(nn.Module):
     def _solve(self, f: nn.Module, state: Any, backwards: bool, args: tuple[Tensor, ...] = ()) -> Any:
         end = self.end_time
         span = [end, torch.zeros_like(end)] if backwards else [torch.zeros_like(end), end]
-        solution = odekit.solve(f, state, torch.stack(span), args=args, **self.modes[self.training].options)
+        solution = odekit.solve(
+            f, state, torch.stack(span), args=args, dense=False, **self.modes[self.training].options
+        )
         self.stats = solution.stats
         return solution.y1
