@@ -8,12 +8,13 @@ from typing import Any
 import attrs
 import pytest
 import torch
-from problems import ADAPTIVE, AUTONOMOUS, DOUBLE, SOLVERS, TIMED, Counted, Reference, slope, solver_class
+from problems import AUTONOMOUS, CAUTIOUS, DOUBLE, SOLVERS, TIMED, Counted, Reference, slope, solver_class
 
 from odekit import FixedStep, PIDControl, Status, solve
-from odekit.core.control import CONTROLS
+from odekit.core.control import CONTROLS, PredictiveControl
 from odekit.core.field import Field
 from odekit.core.protocols import ODESolver, Proposal, Step, Verdict
+from odekit.core.reversible import ReversibleSolver
 from odekit.core.state import TensorLayout
 from odekit.core.tolerance import Tolerance, largest
 from odekit.errors import InputError, OptionError
@@ -81,11 +82,12 @@ def test_proportional_integral_derivative_control() -> None:
 
 
 def test_named_controls() -> None:
-    assert {name: (c.pcoeff, c.icoeff, c.dcoeff) for name, c in CONTROLS.items() if isinstance(c, PIDControl)} == {
+    assert {name: (c.pcoeff, c.icoeff, c.dcoeff) for name, c in CONTROLS.items() if type(c) is PIDControl} == {
         "i": (0.0, 1.0, 0.0),
         "pi": (0.2, 0.65, 0.0),
         "pid": (0.01, 0.47, 0.1),
     }
+    assert isinstance(CONTROLS["predictive"], PredictiveControl)
 
 
 def test_a_step_passes_up_to_an_error_of_one() -> None:
@@ -220,18 +222,23 @@ def test_absurdly_small_fixed_steps_end_in_a_status(size: float) -> None:
 
 @pytest.mark.parametrize("problem", [AUTONOMOUS, TIMED], ids=str)
 @pytest.mark.parametrize("control", ["i", "pi", "pid"])
-@pytest.mark.parametrize("name", ADAPTIVE)
+@pytest.mark.parametrize("name", CAUTIOUS)
 def test_three_decades_of_tolerance_give_two_and_a_half_digits(name: str, control: str, problem: Reference) -> None:
-    decades = {2: (3, 4, 5), 3: (3, 4, 5, 6), 5: (5, 6, 7, 8, 9, 10)}[solver_class(name).order]
+    """The error is proportional to tol, or, where the better of two methods is only the estimate, to tol^(p/(p+1))."""
+    solver = solver_class(name)
+    decades = {1: (2, 3, 4), 2: (3, 4, 5), 3: (3, 4, 5, 6), 4: (4, 5, 6, 7)}.get(solver.order, (5, 6, 7, 8, 9, 10))
+    assert solver.error_order is not None
+    power = min(1.0, solver.order / (solver.error_order + 1))
     tolerances = [10.0**-decade for decade in decades]
-    times = [0.2, 2.0, 4.0, 6.0]
+    lasting = not issubclass(solver, ReversibleSolver)  # those are weakly unstable where the problem contracts
+    times = [0.2, 2.0, 4.0, 6.0] if lasting else [0.2, 0.6, 1.0, 1.4]
     exact = torch.stack([problem.exact(t) for t in times])
     errors = []
     for tol in tolerances:
         ys = solve(problem.f, exact[0], times, solver=name, control=control, rtol=tol, atol=tol).ys
         errors.append(float((ys - exact).abs().max()))
-        assert 0.05 * tol < errors[-1] < 10 * tol
-    assert slope(tolerances, errors) > 2.5 / 3
+        assert (0.05 if solver.order < 7 else 0.01) * tol < errors[-1] < (40 if name == "bdf" else 10) * tol**power
+    assert slope(tolerances, errors) > 2.5 / 3 * power
 
 
 def test_tolerances_of_components_and_the_norm_count() -> None:
@@ -264,4 +271,4 @@ def test_settings_that_cannot_work_are_refused(make: Any, words: str) -> None:
 
 def test_a_solver_without_estimate_cannot_be_controlled() -> None:
     with pytest.raises(OptionError, match="no error estimate, so its steps cannot adapt; give step_size"):
-        solve(lambda t, y: -y, torch.ones(1), [0.0, 1.0], solver="rk4", control="pi")
+        solve(lambda t, y: -y, torch.ones(1), [0.0, 1.0], solver="euler", control="pi")
