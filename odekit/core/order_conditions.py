@@ -10,6 +10,9 @@ import functools
 import itertools
 from collections.abc import Sequence
 
+import attrs
+import numpy as np
+
 Tree = tuple["Tree", ...]
 Matrix = Sequence[Sequence[float]]
 
@@ -49,29 +52,80 @@ def density(tree: Tree) -> int:
     return product
 
 
-def defect(a: Matrix, weights: Sequence[float], order: int, theta: float = 1.0) -> tuple[float, Tree | None]:
-    """The largest violation of an order condition up to ``order``, and the tree it belongs to.
+@attrs.frozen(eq=False)
+class _Grafts:
+    """How the trees with n vertices grow out of smaller ones: τ is ``stock`` with ``scion`` hung to its root.
 
-    ``weights`` may be those of a dense output at ``theta``, for which Σ b_i Φ_i(τ) = θ^|τ| / γ(τ).
+    Both are positions in the list of all trees with fewer vertices, smallest first; the first is the bare root.
+    ``densities`` are the γ(τ).
     """
-    stages = len(weights)
-    known: dict[Tree, list[float]] = {(): [1.0] * stages}
 
-    def stage_weights(tree: Tree) -> list[float]:
-        if tree not in known:
-            product = [1.0] * stages
-            for branch in tree:
-                inner = stage_weights(branch)
-                for i in range(stages):
-                    product[i] *= sum(a[i][j] * inner[j] for j in range(len(a[i])))
-            known[tree] = product
-        return known[tree]
+    stock: np.ndarray
+    scion: np.ndarray
+    densities: np.ndarray
 
-    worst: tuple[float, Tree | None] = (0.0, None)
-    for vertices in range(1, order + 1):
-        for tree in trees(vertices):
-            phi = stage_weights(tree)
-            gap = abs(sum(b * p for b, p in zip(weights, phi, strict=True)) - theta**vertices / density(tree))
-            if gap > worst[0]:
-                worst = (gap, tree)
-    return worst
+
+@functools.cache
+def _grafts(vertices: int) -> _Grafts:
+    position = {tree: i for i, tree in enumerate(itertools.chain(*map(trees, range(1, vertices))))}
+    grown = trees(vertices)
+    return _Grafts(
+        np.array([position[tree[:-1]] for tree in grown if tree], dtype=int),
+        np.array([position[tree[-1]] for tree in grown if tree], dtype=int),
+        np.array([density(tree) for tree in grown], dtype=float),
+    )
+
+
+def elementary_weights(a: Matrix, order: int, single: Matrix | None = None) -> list[np.ndarray]:
+    """Φ_i(τ) of every stage i and every tree τ: an array ``[trees, s]`` for each number of vertices up to ``order``.
+
+    ``single`` takes the place of ``a`` at vertices with one branch.
+    """
+    matrix = _square(a)
+    alone = matrix if single is None else _square(single)
+    found = [np.ones((1, len(matrix)))]
+    products = [np.ones((1, len(matrix)))]
+    for vertices in range(2, order + 1):
+        smaller, stocks, grafts = np.concatenate(found), np.concatenate(products), _grafts(vertices)
+        branches = (smaller @ matrix.T)[grafts.scion]
+        products.append(stocks[grafts.stock] * branches)
+        only = (grafts.stock == 0)[:, None]
+        found.append(np.where(only, (smaller @ alone.T)[grafts.scion], products[-1]))
+    return found[:order]
+
+
+def _square(a: Matrix) -> np.ndarray:
+    matrix = np.zeros((len(a), len(a)))
+    for i, row in enumerate(a):
+        matrix[i, : len(row)] = row
+    return matrix
+
+
+def violations(
+    a: Matrix, weights: Sequence[float], order: int, theta: float = 1.0, single: Matrix | None = None
+) -> list[tuple[float, Tree]]:
+    """For each number of vertices up to ``order`` the largest violation of a condition, and the tree it belongs to.
+
+    ``weights`` may be those of a dense output at ``theta``, for which Σ b_i Φ_i(τ) = θ^|τ| / γ(τ). ``single`` takes the
+    place of ``a`` at vertices with one branch: α + Γ of a Rosenbrock method, whose Jacobian acts at those (Hairer &
+    Wanner, *Solving ODEs II*, Theorem IV.7.3).
+    """
+    found = []
+    for vertices, phi in enumerate(elementary_weights(a, order, single), start=1):
+        gaps = np.abs(phi @ np.asarray(weights, dtype=float) - theta**vertices / _grafts(vertices).densities)
+        worst = int(gaps.argmax())
+        found.append((float(gaps[worst]), trees(vertices)[worst]))
+    return found
+
+
+def defect(
+    a: Matrix, weights: Sequence[float], order: int, theta: float = 1.0, single: Matrix | None = None
+) -> tuple[float, Tree | None]:
+    """The largest of the :func:`violations`, and the tree it belongs to."""
+    return max(violations(a, weights, order, theta, single), key=lambda found: found[0], default=(0.0, None))
+
+
+def attained(a: Matrix, weights: Sequence[float], most: int, theta: float = 1.0, rounding: float = 1e-9) -> int:
+    """The order, up to ``most``, whose conditions the weights meet to rounding; with ``theta`` as above."""
+    met = (gap <= rounding for gap, _ in violations(a, weights, most, theta))
+    return sum(itertools.takewhile(bool, met))
