@@ -1,16 +1,20 @@
-"""Jacobians of a vector field on packed states, made in one batched pass, and the linear systems of implicit stages."""
+"""Jacobians of a vector field on packed states: dense, in blocks, or as products with vectors only."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 
 Map = Callable[[Tensor], Tensor]
+
+Size = Any
+"""What a Jacobian is multiplied with: a float or complex number, or an array ``[B]`` of them, one a row."""
 
 
 class Factored(Protocol):
@@ -24,24 +28,31 @@ class Factored(Protocol):
     def whole(self) -> bool: ...
 
     def solve(self, right: Tensor) -> Tensor:
-        """(I - h ∂f/∂y)⁻¹ right, for a right-hand side shaped like the packed state."""
+        """(I - h ∂f/∂y)⁻¹ right, for a right-hand side shaped like the packed state; complex if h is."""
         ...
 
 
 class Linearised(Protocol):
     """∂f/∂y at one point."""
 
-    def factored(self, h: float) -> Factored: ...
+    def factored(self, h: Size) -> Factored:
+        """I - h ∂f/∂y. ``h`` is real or complex; an array ``[B]`` has a value for every row of independent rows."""
+        ...
+
+    def adjoint(self) -> Linearised:
+        """(∂f/∂y)ᴴ."""
+        ...
 
 
-@attrs.frozen(eq=False)
-class LU:
+class LU(NamedTuple):
     """LU factors of one dense matrix, or of one block a row."""
 
     lu: Tensor
     pivots: Tensor
 
-    whole = True
+    @property
+    def whole(self) -> bool:
+        return True
 
     @classmethod
     def of(cls, matrix: Tensor) -> LU:
@@ -51,24 +62,47 @@ class LU:
 
     def solve(self, right: Tensor) -> Tensor:
         shape = (right.shape[0], -1, 1) if self.lu.ndim == 3 else (-1, 1)
-        return torch.linalg.lu_solve(self.lu, self.pivots, right.reshape(shape)).reshape(right.shape)
+        columns = right.to(self.lu.dtype) if self.lu.is_complex() else right
+        return torch.linalg.lu_solve(self.lu, self.pivots, columns.reshape(shape)).reshape(right.shape)
 
 
-@attrs.frozen(eq=False)
-class Jacobian:
+class Jacobian(NamedTuple):
     """∂f/∂y: ``[n, n]`` for the whole state, or ``[B, n, n]``, one block a row."""
 
     matrix: Tensor
 
-    def factored(self, h: float) -> LU:
-        return LU.of(self._one() - h * self.matrix)
+    def factored(self, h: Size) -> LU:
+        matrix = self.matrix
+        one = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+        return LU.of(one - on_device(h, matrix) * matrix)
 
-    def factored_adjoint(self, h: float) -> LU:
-        """The factors of I - h (∂f/∂y)ᴴ."""
-        return LU.of(self._one() - h * self.matrix.mH)
+    def adjoint(self) -> Jacobian:
+        return Jacobian(self.matrix.mH)
 
-    def _one(self) -> Tensor:
-        return torch.eye(self.matrix.shape[-1], dtype=self.matrix.dtype, device=self.matrix.device)
+    def radius(self) -> Tensor:
+        """A bound on the moduli of the eigenvalues, 0-d and real, detached: the smaller norm of rows and columns.
+
+        Of blocks, the largest such number.
+        """
+        sizes = self.matrix.detach().abs()
+        by_rows, by_columns = sizes.sum(-1).amax(-1), sizes.sum(-2).amax(-1)
+        return torch.minimum(by_rows, by_columns).amax()
+
+
+def on_device(h: Size, like: Tensor) -> Any:
+    """``h`` as something that multiplies ``like`` without widening its precision; an array goes along the rows."""
+    if not isinstance(h, np.ndarray):
+        return h
+    kind = like.dtype.to_complex() if np.iscomplexobj(h) else like.dtype.to_real()
+    narrow = torch.from_numpy(np.ascontiguousarray(h, dtype=_NUMPY.get(kind, h.dtype)))
+    return narrow.to(like.device, kind).reshape(-1, *[1] * (like.ndim - 1))
+
+
+_NUMPY: dict[torch.dtype, Any] = {
+    torch.float32: np.float32,
+    torch.float16: np.float16,
+    torch.complex64: np.complex64,
+}
 
 
 def jacobian(f: Map, y: Tensor, rows: bool) -> Jacobian:
@@ -86,6 +120,43 @@ def jacobian(f: Map, y: Tensor, rows: bool) -> Jacobian:
         (pulled,) = torch.func.vmap(pull)(units)
     matrix = pulled.reshape(n, y.shape[0], n).transpose(0, 1) if rows else pulled.reshape(n, n)
     return Jacobian(matrix.conj().resolve_conj())
+
+
+@attrs.frozen(eq=False)
+class Products:
+    """∂f/∂y as two products, ``push(v) = ∂f/∂y v`` and ``pull(v) = (∂f/∂y)ᴴ v``, for v shaped like the state."""
+
+    push: Map
+    pull: Map
+
+    def adjoint(self) -> Products:
+        return Products(self.pull, self.push)
+
+
+def products(f: Map, y: Tensor) -> Products:
+    """Products with the Jacobian of ``f`` at ``y``, detached.
+
+    One call of f; a product is then one reverse pass, through f for ``pull`` and through its derivative for ``push``
+    (``pull`` is linear, and ``push`` is its transpose). For a complex state f must be holomorphic.
+    """
+    with torch.no_grad():
+        backwards = torch.func.vjp(f, y)[1]
+        forwards = torch.func.vjp(lambda u: backwards(u)[0], torch.zeros_like(y))[1]
+    return Products(
+        _for_complex_vectors(lambda v: forwards(v)[0], y), _for_complex_vectors(lambda v: backwards(v)[0], y)
+    )
+
+
+def _for_complex_vectors(product: Map, y: Tensor) -> Map:
+    """A real product, applied to the parts of a complex vector; a complex state's product as it is."""
+
+    def apply(v: Tensor) -> Tensor:
+        with torch.no_grad():
+            if v.is_complex() and not y.is_complex():
+                return torch.complex(product(v.real.contiguous()), product(v.imag.contiguous()))
+            return product(v).detach()
+
+    return apply
 
 
 def rows_are_independent(f: Map, y: Tensor) -> bool:

@@ -18,6 +18,8 @@ from odekit.core.jacobian import jacobian, rows_are_independent
 from odekit.core.nonlinear import Newton
 from odekit.errors import GradientError
 
+ONE_STEP = [name for name in IMPLICIT if hasattr(solver_class(name), "tableau")]
+
 
 def robertson(t: Tensor, y: Tensor) -> Tensor:
     a, b, c = y.unbind(-1)
@@ -106,7 +108,7 @@ def together(t: Tensor, y: Tensor) -> Tensor:
 @pytest.mark.parametrize("f", [separate, together])
 def test_row_blocks_and_one_dense_matrix_agree_where_both_are_right(solver: str, f: Any) -> None:
     y0 = torch.tensor([[1.0, 2.0], [0.5, -1.0], [3.0, 0.0]], dtype=DOUBLE)
-    kind = functools.partial(solver_class(solver), jacobian="dense")
+    kind = functools.partial(solver_class(solver), linear="dense")
     auto = solve(f, y0, [0.0, 0.5], solver=solver, step_size=0.05)
     dense = solve(f, y0, [0.0, 0.5], solver=kind(), step_size=0.05)
     torch.testing.assert_close(auto.ys, dense.ys, rtol=1e-8, atol=1e-9)
@@ -148,7 +150,7 @@ def test_the_factors_solve_what_they_should() -> None:
     right = torch.rand(4, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(1))
     found = made.factored(0.3).solve(right)
     torch.testing.assert_close(found - 0.3 * (made.matrix @ found[..., None])[..., 0], right)
-    found = made.factored_adjoint(0.3).solve(right)
+    found = made.adjoint().factored(0.3).solve(right)
     torch.testing.assert_close(found - 0.3 * (made.matrix.mT @ found[..., None])[..., 0], right)
 
 
@@ -162,7 +164,7 @@ def test_a_wide_batch_costs_a_block_each_not_one_large_matrix() -> None:
 # The iteration
 
 
-@pytest.mark.parametrize("solver", IMPLICIT)
+@pytest.mark.parametrize("solver", ONE_STEP)
 def test_an_iteration_that_diverges_is_reported(solver: str) -> None:
     """y = 1 + h y² has no real solution for the given h."""
     solution = solve(
@@ -201,10 +203,10 @@ def test_the_iteration_does_not_show_in_the_answer(solver: str) -> None:
     torch.testing.assert_close(usual.y1, tight.y1, rtol=1e-9, atol=1e-11)
 
 
-def test_a_linear_problem_needs_one_jacobian_a_step_and_hardly_an_iteration() -> None:
+def test_a_linear_problem_needs_one_jacobian_and_hardly_an_iteration() -> None:
     solution = solve(lambda t, y: -3 * y, torch.ones(4, dtype=DOUBLE), [0.0, 1.0], solver="trapezoid", step_size=0.1)
-    assert solution.stats.jacobians == 10
-    assert solution.stats.nfe <= 45
+    assert solution.stats.jacobians == 1
+    assert solution.stats.nfe <= 33
     torch.testing.assert_close(solution.y1, torch.full((4,), (0.85 / 1.15) ** 10, dtype=DOUBLE))
 
 
@@ -253,7 +255,7 @@ def test_the_gradient_through_implicit_stages(solver: str, batched: bool) -> Non
     assert gradcheck(end, (y0, weight, t), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("solver", IMPLICIT)
+@pytest.mark.parametrize("solver", [name for name in ONE_STEP if name != "kvaerno5"])  # its last step is another's
 def test_the_gradient_of_stiff_steps_does_not_depend_on_how_newton_got_there(solver: str) -> None:
     """Far more than the tolerance of the iteration would let backpropagation through its iterates have."""
     rate = torch.tensor(200.0, dtype=DOUBLE, requires_grad=True)
@@ -262,15 +264,11 @@ def test_the_gradient_of_stiff_steps_does_not_depend_on_how_newton_got_there(sol
     grads = torch.cat([grad.reshape(1) for grad in torch.autograd.grad(y1.sum(), [rate, y0])])
 
     z = torch.tensor(20.0, dtype=DOUBLE, requires_grad=True)
-    if solver == "implicit_euler":
-        factor = 1 / (1 + z)
-    elif solver == "trapezoid":
-        factor = (1 - z / 2) / (1 + z / 2)
-    else:
-        tableau = solver_class(solver).tableau
-        a = torch.tensor([[*row, *[0.0] * (4 - len(row))] for row in tableau.a], dtype=DOUBLE)
-        b = torch.tensor(tableau.b, dtype=DOUBLE)
-        factor = 1 - z * b @ torch.linalg.solve(torch.eye(4, dtype=DOUBLE) + z * a, torch.ones(4, dtype=DOUBLE))
+    tableau = solver_class(solver).tableau
+    s = len(tableau.b)
+    a = torch.tensor([[*row, *[0.0] * (s - len(row))] for row in tableau.a], dtype=DOUBLE)
+    b = torch.tensor(tableau.b, dtype=DOUBLE)
+    factor = 1 - z * b @ torch.linalg.solve(torch.eye(s, dtype=DOUBLE) + z * a, torch.ones(s, dtype=DOUBLE))
     (by_z,) = torch.autograd.grad(factor, z)
     torch.testing.assert_close(grads, torch.stack([0.1 * by_z, factor.detach()]), rtol=1e-8, atol=1e-12)
 

@@ -1,4 +1,4 @@
-"""Diagonally implicit Runge-Kutta methods, for stiff problems."""
+"""Kværnø's ESDIRK method of order three."""
 
 from __future__ import annotations
 
@@ -9,23 +9,7 @@ from odekit.core.implicit_runge_kutta import DiagonallyImplicitRungeKutta
 from odekit.core.runge_kutta import ButcherTableau
 
 
-class ImplicitEuler(DiagonallyImplicitRungeKutta):
-    """The backward Euler method, L-stable. Hairer & Wanner, *Solving ODEs II*, IV.3."""
-
-    name = "implicit_euler"
-    order = 1
-    tableau = ButcherTableau(c=(1,), a=((1,),), b=(1,))
-
-
-class Trapezoid(DiagonallyImplicitRungeKutta):
-    """The trapezoidal rule, A-stable. Hairer & Wanner, *Solving ODEs II*, IV.3; Crank & Nicolson 1947."""
-
-    name = "trapezoid"
-    order = 2
-    tableau = ButcherTableau(c=(0, 1), a=((), (1 / 2, 1 / 2)), b=(1 / 2, 1 / 2))
-
-
-def _kvaerno3() -> ButcherTableau:
+def _tableau() -> ButcherTableau:
     """The coefficients as functions of γ, the middle root of γ³ - 3γ² + 3γ/2 - 1/6 = 0."""
     g = 0.435866521508458999416019
     stage3 = ((-4 * g**2 + 6 * g - 1) / (4 * g), (1 - 2 * g) / (4 * g), g)
@@ -43,10 +27,9 @@ class Kvaerno3(DiagonallyImplicitRungeKutta):
 
     name = "kvaerno3"
     order = 3
-    tableau = _kvaerno3()
+    tableau = _tableau()
 
 
 @odekit.hookimpl
 def register_solvers(register: Callable[[type], None]) -> None:
-    for solver in (ImplicitEuler, Trapezoid, Kvaerno3):
-        register(solver)
+    register(Kvaerno3)
