@@ -1,0 +1,167 @@
+"""Fixed steps and PID control of all rows at once, on host arrays: the formulas of the controls themselves."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+
+from odekit.core.protocols import ODESolver, RowProposal, RowVerdict, Step
+from odekit.core.rows.field import RowField
+from odekit.core.rows.tolerance import RowTolerance
+from odekit.core.solution import Status
+from odekit.core.times import RowTimes, on_host
+from odekit.errors import OptionError
+
+if TYPE_CHECKING:
+    from odekit.core.control import History, PIDControl
+
+
+def fixed_start(step_size: float, t0: np.ndarray, t1: np.ndarray, f0: Tensor | None) -> RowProposal:
+    """Equal steps over every row's span, as few as keep each no longer than ``step_size``."""
+    parts = np.minimum(np.abs(t1 - t0) / step_size, float(sys.maxsize))
+    counts = np.maximum(1.0, np.ceil(parts - 1e-3))
+    one = np.ones_like(counts)
+    return RowProposal(_grid_time(t0, t1, counts, one), (t0, t1, counts, one), f0, _fine(len(t0)))
+
+
+def fixed_judge(step: Step, ends: np.ndarray, carry: Any) -> RowVerdict:
+    """Every step counts, except those that failed or broke."""
+    t0, t1, counts, reached = carry
+    statuses = _statuses(step, len(t0))
+    broken = ~_finite(step.y1)
+    for row in np.flatnonzero(broken):
+        statuses[row] = Status.NON_FINITE if statuses[row].ok else statuses[row]
+    ok = _ok(statuses, step) & ~broken
+    whole = np.abs(ends - t0) >= np.abs(_grid_time(t0, t1, counts, reached) - t0)  # else cut short, at a forced stop
+    reached = reached + whole
+    t_next = np.where(ok, _grid_time(t0, t1, counts, reached), np.nan)
+    return RowVerdict(ok, t_next, (t0, t1, counts, reached), statuses)
+
+
+def _grid_time(t0: np.ndarray, t1: np.ndarray, counts: np.ndarray, n: np.ndarray) -> np.ndarray:
+    return np.where(n >= counts, t1, t0 + (t1 - t0) * (n / counts))
+
+
+def pid_start(
+    control: PIDControl,
+    history: History,
+    f: RowField,
+    t0: np.ndarray,
+    t1: np.ndarray,
+    y0: Tensor,
+    solver: ODESolver,
+    tolerance: RowTolerance,
+    f0: Tensor | None,
+    sizes: np.ndarray | None,
+) -> RowProposal:
+    """The first steps of all rows, and dy/dt at their starts."""
+    count, statuses = len(t0), _fine(len(t0))
+    direction = np.copysign(1.0, t1 - t0)
+    f0 = f(RowTimes(t0), y0) if f0 is None else f0
+    if sizes is not None and (sizes > 0).all():
+        size = np.minimum(sizes, control.dt_max)
+    elif control.first_step is not None:
+        size = np.full(count, min(control.first_step, control.dt_max))
+    else:
+        assert solver.error_order is not None
+        with torch.no_grad():
+            size = _first_steps(f, t0, t1, y0.detach(), f0.detach(), solver.error_order + 1, tolerance)
+        statuses[np.isnan(size)] = Status.NON_FINITE
+        size = np.minimum(np.maximum(size, control.dt_min), control.dt_max)
+    return RowProposal(np.where(np.isnan(size), t0, t0 + direction * size), history, f0, statuses)
+
+
+def pid_judge(
+    control: PIDControl,
+    step: Step,
+    t0: np.ndarray,
+    t1: np.ndarray,
+    solver: ODESolver,
+    tolerance: RowTolerance,
+    carry: History,
+) -> RowVerdict:
+    """Judge the steps of all rows by their errors, which are read from the device at once."""
+    if step.error is None or solver.error_order is None:
+        raise OptionError(f"solver {solver.name!r} gave no error estimate, so its steps cannot adapt")
+    k, size = solver.error_order + 1, np.abs(t1 - t0)
+    with torch.no_grad():
+        error = on_host(tolerance.ratio(step.error, step.y0, step.y1))
+    statuses = _statuses(step, len(t0))
+    failed = ~_ok(statuses, step)
+    broken = ~np.isfinite(error) & ~failed
+    statuses[broken] = Status.NON_FINITE
+    accept = ~failed & ~broken & (error <= 1)
+    with np.errstate(all="ignore"):
+        kept = np.maximum(error, 1e-10)
+        change = control.change(kept, size, carry, k)
+        growth = np.minimum(
+            np.maximum(control.safety * change, control.factor_min), np.where(carry.rejected, 1.0, control.factor_max)
+        )
+        grown = np.minimum(np.maximum(size * growth, control.dt_min), control.dt_max)
+        retry = np.maximum(control.factor_min, min(control.safety, 0.9) * error ** (-1 / k))
+        shrunk = size * np.where(failed, 0.25, np.where(broken, 0.1, retry))
+    direction = np.copysign(1.0, t1 - t0)
+    t_next = np.where(
+        accept, t1 + direction * grown, np.where(shrunk < control.dt_min, np.nan, t0 + direction * shrunk)
+    )
+    history = attrs.evolve(
+        carry,
+        last=np.where(accept, kept, carry.last),
+        before=np.where(accept, carry.last, carry.before),
+        rejected=~accept,
+        size=np.where(accept, size, carry.size),
+    )
+    return RowVerdict(accept, t_next, history, statuses)
+
+
+def _first_steps(
+    f: RowField, t0: np.ndarray, t1: np.ndarray, y0: Tensor, f0: Tensor, k: int, tolerance: RowTolerance
+) -> np.ndarray:
+    """The sizes of first steps, from the scale of y, of f and of its change; NaN where f is not finite at the start."""
+    span = np.abs(t1 - t0)
+    scale = tolerance.scale(y0)
+    d0, d1 = on_host(torch.stack([tolerance.norm(y0 / scale), tolerance.norm(f0 / scale)]))
+    small = 1e-6 * span
+    measured = np.isfinite(d0) & np.isfinite(d1)
+    with np.errstate(all="ignore"):
+        trial = np.where((d0 < 1e-5) | (d1 < 1e-5), small, 0.01 * d0 / d1)
+    trial = np.where(measured, np.minimum(trial, span), small)
+    dt = np.copysign(trial, t1 - t0)
+    ends = np.where(trial == span, t1, t0 + dt)
+    f1 = f(RowTimes(ends), y0 + RowTimes(dt).tensor(y0) * f0)
+    d2 = on_host(tolerance.norm((f1 - f0) / scale)) / trial
+    with np.errstate(all="ignore"):
+        sharpest = np.maximum(d1, d2)
+        better = np.where(sharpest <= 1e-15, np.maximum(small, trial * 1e-3), (0.01 / sharpest) ** (1 / k))
+    size = np.where(np.isfinite(d2), np.minimum(np.minimum(100 * trial, better), span), trial)
+    size = np.where(measured, size, small)
+    if not measured.all():
+        size = np.where(measured | (_finite(y0) & _finite(f0)), size, np.nan)
+    return size
+
+
+def _finite(x: Tensor) -> np.ndarray:
+    finite = torch.isfinite(x.detach()).reshape(len(x), math.prod(x.shape[1:])).all(1)
+    return np.asarray(finite.cpu().numpy())
+
+
+def _fine(count: int) -> np.ndarray:
+    return np.full(count, Status.SUCCESS, dtype=object)
+
+
+def _statuses(step: Step, count: int) -> np.ndarray:
+    if step.row_statuses is None:
+        return np.full(count, step.status, dtype=object)
+    return np.array(step.row_statuses, dtype=object)
+
+
+def _ok(statuses: np.ndarray, step: Step) -> np.ndarray:
+    if step.row_statuses is None and step.status.ok:
+        return np.ones(len(statuses), dtype=bool)
+    return np.array([status.ok for status in statuses], dtype=bool)
