@@ -1,0 +1,48 @@
+"""The bars that odekit's solvers are held to, by counts and digits, next to SciPy."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from benchmarks.bars import Bar, nonstiff_bar, stiff_bar
+from benchmarks.measure import Measured, adaptive_solvers, ours
+from benchmarks.problems import DETEST, NONSTIFF, STIFF, Problem
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", STIFF.values(), ids=str)
+def test_a_stiff_solver_gives_five_digits_for_little_more_than_radau(problem: Problem) -> None:
+    bar = stiff_bar(problem)
+    assert bar.passed, bar.line()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", NONSTIFF.values(), ids=str)
+def test_an_explicit_solver_gives_seven_digits(problem: Problem) -> None:
+    bar = nonstiff_bar(problem)
+    assert bar.passed, bar.line()
+
+
+def test_solvers_that_cannot_do_it_do_not_pass() -> None:
+    """Half a solve's calls of f are not enough, and third order does not get to seven digits."""
+    bar = nonstiff_bar(DETEST["B5"], ["bosh3"])
+    assert isinstance(bar, Bar)
+    assert not bar.passed
+    assert not stiff_bar(STIFF["hires"], ["trapezoid"]).passed
+
+
+def test_whoever_calls_f_too_often_is_counted_out() -> None:
+    problem = DETEST["A3"]
+    whole = ours(problem, "dopri5", 1e-6)
+    assert whole.digits > 5
+    assert ours(problem, "dopri5", 1e-6, limit=whole.nfe).digits == whole.digits
+    half = ours(problem, "dopri5", 1e-6, limit=whole.nfe // 2)
+    assert (half.digits, half.nfe) == (-math.inf, whole.nfe // 2 + 1)
+
+
+def test_the_solvers_are_those_of_the_registry() -> None:
+    assert {"dopri5", "tsit5"} <= set(adaptive_solvers(implicit=False))
+    assert {"kvaerno3", "radau5"} <= set(adaptive_solvers(implicit=True))
+    assert isinstance(ours(DETEST["A1"], "bosh3", 1e-3), Measured)
