@@ -1,0 +1,1 @@
+"""SciPy's ODE solvers as solvers of odekit."""
