@@ -10,10 +10,13 @@ import attrs
 import torch
 from torch import Tensor
 
+from odekit.core.adams import Adams
 from odekit.core.protocols import ODESolver
 from odekit.registry import catalog
 
-SOLVERS = [entry.name for entry in catalog().entries("solver")]
+_STRUCTURES = {entry.name: entry.facts["structure"] for entry in catalog().entries("solver")}
+SOLVERS = [name for name, structure in _STRUCTURES.items() if structure == "general"]
+SEPARABLE = [name for name, structure in _STRUCTURES.items() if structure == "separable"]
 GRADIENTS = ["direct", "checkpointed", "adjoint"]
 DOUBLE = torch.float64
 
@@ -23,8 +26,11 @@ def solver_class(name: str) -> type[ODESolver]:
 
 
 ADAPTIVE = [name for name in SOLVERS if solver_class(name).error_order is not None]
-IMPLICIT = [name for name in SOLVERS if solver_class(name).implicit]
+CAUTIOUS = [name for name in ADAPTIVE if name != "fehlberg2"]
+"""The solvers whose estimate is above the error of the step; Fehlberg's of order one has next to no error to show."""
+IMPLICIT = [name for name in SOLVERS if hasattr(solver_class(name), "newton")]
 EXPLICIT = [name for name in SOLVERS if not solver_class(name).implicit]
+MULTISTEP = [name for name in SOLVERS if issubclass(solver_class(name), Adams)]
 
 
 @attrs.frozen

@@ -22,6 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "registry": {"core", "errors"},
     "solving": _BELOW_SOLVING,
     "neural_ode": {"solving", *_BELOW_SOLVING},
+    "compat": {"solving", *_BELOW_SOLVING},
     "runner": _BELOW_RUNNER,
     "cli": {"runner", *_BELOW_RUNNER},
     "__main__": {"cli"},

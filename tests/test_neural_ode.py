@@ -155,7 +155,7 @@ def test_unknown_options_are_refused_when_the_layer_is_made() -> None:
 
 def test_failures_come_through() -> None:
     with pytest.raises(NameNotFound, match="Did you mean 'dopri5'"):
-        NeuralODE(decay, solver="dopri")(torch.ones(1))
+        NeuralODE(decay, solver="dopri55")(torch.ones(1))
     with pytest.raises(SolveError):
         NeuralODE(lambda t, y: y * torch.nan)(torch.ones(1))
 

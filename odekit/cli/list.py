@@ -99,7 +99,9 @@ def _facts(entry: Entry) -> str:
                 f"order {facts['order']}({facts['error_order']})" if facts["adaptive"] else f"order {facts['order']}"
             )
             steps = "adaptive" if facts["adaptive"] else "fixed steps"
-            return ", ".join([order, steps, *(["implicit"] if facts["implicit"] else [])])
+            implicit = ["implicit"] if facts["implicit"] else []
+            structure = [] if facts["structure"] == "general" else [f"{facts['structure']} systems"]
+            return ", ".join([order, steps, *implicit, *structure])
         case "gradient":
             return f"{'exact' if facts['exact'] else 'of the ODE'}, memory {facts['memory']}"
         case "trace":

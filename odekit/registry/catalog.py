@@ -33,8 +33,8 @@ class Entry:
         version: that distribution's version.
         entry_point: the entry point that brought it.
         summary: the first line of its docstring.
-        facts: by kind. solver: order, error_order, adaptive, implicit; gradient: exact, memory; trace: exact;
-            model and dataset: task.
+        facts: by kind. solver: order, error_order, adaptive, implicit, structure; gradient: exact, memory;
+            trace: exact; model and dataset: task.
     """
 
     name: str

@@ -100,7 +100,7 @@ KINDS: Mapping[str, Kind] = {
             "solver",
             "register_solvers",
             "ODESolver",
-            {"order": int, "error_order": int | NoneType, "implicit": bool},
+            {"order": int, "error_order": int | NoneType, "implicit": bool, "structure": str},
         ),
         Kind("gradient", "register_gradient_methods", "GradientMethod", {"exact": bool, "memory": str}),
         Kind("trace", "register_trace_estimators", "TraceEstimator", {"exact": bool}),

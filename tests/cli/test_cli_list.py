@@ -175,7 +175,7 @@ def test_json_is_one_object_and_nothing_else(stubs: Catalog) -> None:
         "name": "pair",
         "kind": "solver",
         "summary": "A stub. [bold]",
-        "facts": {"order": 5, "error_order": 4, "adaptive": True, "implicit": True},
+        "facts": {"order": 5, "error_order": 4, "adaptive": True, "implicit": True, "structure": "general"},
         "distribution": "odekit",
         "version": "0.1.0",
         "entry_point": "stubs",

@@ -154,7 +154,7 @@ def test_what_is_typed_wrongly(arguments: tuple[str, ...], said: str) -> None:
     [
         (("stub-gausian", "--data", "stub-plane"), "no model is called 'stub-gausian'. Did you mean 'stub-gaussian'?"),
         (("stub-gaussian", "--data", "stub-clusters"), "data: 'stub-clusters' is for classification"),
-        ((*BASICS, "--solver", "dopri6"), "no solver is called 'dopri6'. Did you mean 'dopri5'?"),
+        ((*BASICS, "--solver", "dopri55"), "no solver is called 'dopri55'. Did you mean 'dopri5'?"),
         ((*BASICS, "--rtol", "nan"), "solver.rtol: expected a finite number above 0, got nan"),
         ((*BASICS, "--step-size", "-0.1"), "solver.step_size: expected a finite number above 0, got -0.1"),
         ((*BASICS, "--epochs", "3"), "train.epochs and steps cannot both be given"),

@@ -168,13 +168,12 @@ def keys(value: Any) -> str:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"rtoll": 1e-3}, ("solve() has no option 'rtoll'. Did you mean 'rtol'?", "Known: args, atol, control")),
+        ({"rtoll": 1e-3}, ("solve() has no option 'rtoll'. Did you mean 'rtol'?", "Known: args, atol, ")),
         ({"method": "rk4"}, ("solve() has no option 'method'.", "solver")),
         ({"step_size": 0.1, "control": "pi"}, ("either control= or step_size=, not both", "control=FixedStep(h)")),
-        ({"solver": "rk4"}, ("solver 'rk4' has no error estimate", "give step_size=...", "'dopri5'")),
-        ({"solver": "trapezoid"}, ("solver 'trapezoid' has no error estimate",)),
+        ({"solver": "euler"}, ("solver 'euler' has no error estimate", "give step_size=...", "'dopri5'")),
         ({"control": "PIDD"}, ("control='PIDD' is not known.", "Known: i, pi, pid")),
-        ({"control": 0.1}, ("control is a float; expected one of i, pi, pid or a StepControl",)),
+        ({"control": 0.1}, ("control is a float; expected one of i, pi, pid, predictive or a StepControl",)),
         ({"step_size": 0.0}, ("step_size=0.0: expected a positive, finite number",)),
         ({"step_size": -0.1}, ("step_size=-0.1",)),
         ({"step_size": math.nan}, ("step_size=nan",)),
@@ -212,7 +211,7 @@ def test_an_unknown_option_is_also_a_type_error_as_in_any_python_call() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"solver": "dopri"}, ("no solver is called 'dopri'. Did you mean 'dopri5'?", "Known: ", "kvaerno3")),
+        ({"solver": "dopri55"}, ("no solver is called 'dopri55'. Did you mean 'dopri5'?", "Known: ", "kvaerno3")),
         ({"solver": "odekit:dopri"}, ("odekit:dopri5",)),
         ({"gradient": "adjiont"}, ("no gradient is called 'adjiont'. Did you mean 'adjoint'?", "checkpointed")),
         ({"gradient": Adjoint(solver="dopri")}, ("no solver is called 'dopri'",)),
@@ -238,8 +237,8 @@ def test_a_nested_tolerance_must_be_nested_like_y0() -> None:
         (lambda: Newton(max_iterations=0), "max_iterations=0: expected an integer >= 1"),
         (lambda: Newton(fraction=1.5), "fraction=1.5: expected a number between 0 and 1"),
         (
-            lambda: catalog().get("solver", "trapezoid")(jacobian="sparse"),
-            "jacobian='sparse': expected one of 'auto', 'rows', 'dense'",
+            lambda: catalog().get("solver", "trapezoid")(linear="sparse"),
+            "linear='sparse' is not known. Known: auto, dense, gmres, rows.",
         ),
     ],
 )
@@ -250,7 +249,7 @@ def test_settings_of_the_parts(make: Callable[[], Any], words: str) -> None:
 
 
 def test_the_backward_solver_needs_a_step_size_too() -> None:
-    refused(OptionError, "solver 'rk4' has no error estimate", gradient=Adjoint(solver="rk4"))
+    refused(OptionError, "solver 'euler' has no error estimate", gradient=Adjoint(solver="euler"))
     assert issubclass(catalog().get("solver", "trapezoid"), DiagonallyImplicitRungeKutta)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import ADAPTIVE, DOUBLE, GRADIENTS, SOLVERS, close, decay
+from problems import ADAPTIVE, DOUBLE, GRADIENTS, SOLVERS, close, decay, solver_class
 from torch import Tensor
 
 from odekit import FixedStep, Status, solve
@@ -34,7 +34,7 @@ def test_nan_from_f_is_a_status(solver: str, gradient: str, since: float) -> Non
     if since > 0.5:
         close(solution.ys[1], [math.exp(-0.25)] * 2, 0.03)
         (grad,) = torch.autograd.grad(solution.ys[1].sum(), y0)
-        close(grad, solution.ys[1].detach(), 0.03 if gradient == "adjoint" else 1e-6)
+        close(grad, solution.ys[1].detach(), 0.03 if gradient == "adjoint" else 1e-3 if solver == "bdf" else 1e-5)
     with pytest.raises(SolveError) as caught:
         solve(f, y0, [0.0, 0.25, 1.0], **options)
     assert caught.value.status is solution.status
@@ -50,7 +50,7 @@ def test_a_solution_that_blows_up_is_a_status(solver: str) -> None:
     assert solution.status in (Status.STEP_UNDERFLOW, Status.NON_FINITE, Status.NEWTON_DIVERGED)
     assert solution.stats.steps < 2000
     assert solution.t1 < 1.05
-    assert float(solution.ys[1]) == pytest.approx(2.0, rel=1e-2)
+    assert float(solution.ys[1]) == pytest.approx(2.0, rel=1e-2 if solver_class(solver).order > 1 else 0.1)
     assert math.isnan(solution.ys[2])
     assert math.isfinite(solution.y1)
 

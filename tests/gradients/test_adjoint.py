@@ -9,7 +9,7 @@ from typing import Any
 import optree
 import pytest
 import torch
-from problems import ADAPTIVE, DOUBLE, IMPLICIT, SOLVERS, Counted, slope, solver_class
+from problems import ADAPTIVE, DOUBLE, IMPLICIT, MULTISTEP, SOLVERS, Counted, slope, solver_class
 from torch import Tensor, nn
 
 from odekit import FixedStep, PIDControl, solve
@@ -54,20 +54,25 @@ def test_whatever_the_norm_the_gradient_is_that_of_the_ode(norm: str, t: list[fl
 
 @pytest.mark.parametrize("solver", ADAPTIVE)
 def test_it_converges_as_the_tolerance_falls(solver: str) -> None:
-    decades = {2: (2, 3, 4), 3: (4, 5, 6), 5: (4, 6, 8)}[solver_class(solver).order]
+    kind = solver_class(solver)
+    decades = {1: (2, 3, 4), 2: (2, 3, 4), 3: (4, 5, 6), 4: (4, 5, 6)}.get(kind.order, (4, 6, 8))
+    power = kind.order / (kind.error_order + 1)
     tolerances = [10.0**-decade for decade in decades]
     errors = [error(gradients("adjoint", solver=solver, rtol=tol, atol=tol)) for tol in tolerances]
-    assert errors[-1] < 30 * tolerances[-1]
-    assert slope(tolerances, errors) > 0.7
+    assert errors[-1] < 30 * tolerances[-1] ** power
+    assert slope(tolerances, errors) > 0.7 * power
 
 
 @pytest.mark.filterwarnings("ignore::odekit.errors.AdjointDriftWarning")
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_it_converges_at_the_order_of_the_solver_with_fixed_steps(solver: str) -> None:
     order = solver_class(solver).order
-    sizes = {1: [0.04, 0.02, 0.01], 2: [0.1, 0.05, 0.025]}.get(order, [0.2, 0.1, 0.05])
+    sizes = {1: [0.04, 0.02, 0.01], 2: [0.1, 0.05, 0.025], 8: [0.85, 0.57, 0.34]}.get(order, [0.2, 0.1, 0.05])
+    sizes = [size / 2 for size in sizes] if solver in MULTISTEP else sizes
+    if solver == "bdf":
+        sizes = [size / 4 for size in sizes]
     errors = [error(gradients("adjoint", solver=solver, step_size=size)) for size in sizes]
-    assert slope(sizes, errors) > order - 0.4
+    assert slope(sizes, errors) > order - (0.4 if order < 7 else 1.2)  # few steps fit above rounding
 
 
 def test_its_own_tolerances_count() -> None:
@@ -88,11 +93,11 @@ def cost(gradient: Any, **options: Any) -> tuple[int, int]:
 def test_its_own_solver_counts(own: Any) -> None:
     """Seven-stage steps of 0.1 there, four-stage steps of 0.1 back, or the other way round."""
     there, back = cost(Adjoint(solver="rk4"), solver="dopri5", step_size=0.1)
-    assert there == 17 * 6 + 1
+    assert there == 17 * 6
     assert back == 17 * 4
     there, back = cost(Adjoint(solver=own, step_size=0.1), solver="rk4", step_size=0.1)
     assert there == 17 * 4
-    assert back == 17 * 6 + 1
+    assert back == 17 * 6
 
 
 def test_its_own_step_size_and_control_count() -> None:

@@ -110,7 +110,7 @@ def test_a_single_time_has_none() -> None:
 def test_adaptive_steps(solver: str, gradient: str) -> None:
     found = by_t(times(0.0, 0.47, 1.0), gradient, lambda s: s.ys[1] + 3 * s.y1, solver=solver, rtol=1e-5, atol=1e-6)
     middle, end = RATE * 2 * math.exp(RATE * 0.47), 3 * RATE * 2 * math.exp(RATE)
-    assert found == pytest.approx([-middle - end, middle, end], rel=2e-3)
+    assert found == pytest.approx([-middle - end, middle, end], rel=2e-3 if solver_class(solver).order > 1 else 1e-2)
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)

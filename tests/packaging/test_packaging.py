@@ -27,6 +27,7 @@ import odekit
 
 PLUGINS = ROOT / "plugins"
 TEMPLATE = ROOT / "contrib" / "template"
+SCIPY = ROOT / "contrib" / "scipy"
 
 
 @functools.cache
@@ -214,3 +215,13 @@ def test_a_third_party_solver_comes_and_goes(elsewhere: Path, tmp_path: Path) ->
     finally:
         run(elsewhere, "-m", "pip", "uninstall", "--yes", name, cwd=tmp_path)
     assert "'kutta3'" in run(elsewhere, "-c", GONE, cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_scipy_plugin_works_elsewhere(elsewhere: Path, tmp_path: Path) -> None:
+    run(elsewhere, "-m", "pip", "install", "--no-build-isolation", SCIPY, cwd=tmp_path)
+    try:
+        run(elsewhere, "-W", "error", "-c", "\n".join(python_blocks(SCIPY / "README.md")), cwd=tmp_path)
+        run(elsewhere, "-m", "pytest", "-p", "no:cacheprovider", SCIPY, cwd=tmp_path)
+    finally:
+        run(elsewhere, "-m", "pip", "uninstall", "--yes", project(SCIPY)["name"], cwd=tmp_path)

@@ -112,7 +112,7 @@ def test_the_odenet_uses_the_tools() -> None:
     assert options(chosen) == {
         "solver": "bosh3", "gradient": "checkpointed", "rtol": 1e-5, "atol": 1e-3, "max_steps": 7,
     }  # fmt: skip
-    net = ODENet.build(DIGITS, 10, Tools(solver="dopri6"), width=8)
+    net = ODENet.build(DIGITS, 10, Tools(solver="dopri55"), width=8)
     with pytest.raises(NameNotFound, match="dopri5"):
         net(torch.zeros(1, *DIGITS))
 

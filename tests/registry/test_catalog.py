@@ -89,7 +89,7 @@ class StubField(nn.Module):
 
 
 STUBS = {
-    "solver": (Stub, {"order": 2, "error_order": None, "adaptive": False, "implicit": False}),
+    "solver": (Stub, {"order": 2, "error_order": None, "adaptive": False, "implicit": False, "structure": "general"}),
     "gradient": (StubGradient, {"exact": True, "memory": "none"}),
     "trace": (StubTrace, {"exact": False}),
     "model": (StubModel, {"task": "density"}),
@@ -149,7 +149,7 @@ def test_an_adaptive_solver_is_known_by_its_error_order() -> None:
     catalog = Catalog()
     catalog.register_plugin(plugin("solver", type("Pair", (Stub,), {"name": "pair", "error_order": 1})))
     assert catalog.entry("solver", "pair").facts == {
-        "order": 2, "error_order": 1, "adaptive": True, "implicit": False,
+        "order": 2, "error_order": 1, "adaptive": True, "implicit": False, "structure": "general",
     }  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def test_everything_is_found_with_its_settings() -> None:
     [
         ({"model": "stub-gausian"}, "Did you mean 'stub-gaussian'"),
         ({"data": "stub-plain"}, "Did you mean 'stub-plane'"),
-        ({"solver": "dopri6"}, "Did you mean 'dopri5'"),
+        ({"solver": "dopri55"}, "Did you mean 'dopri5'"),
         ({"gradient": "adjiont"}, "Did you mean 'adjoint'"),
         ({"trace": "exacto"}, "Did you mean 'exact'"),
     ],
@@ -53,7 +53,7 @@ def test_a_name_that_is_not_registered(given: dict[str, Any], message: str) -> N
         ({"trace": Choice("stub-probes", {"probs": 3})}, r"^trace\.probs: .*Did you mean 'probes'"),
         ({"gradient": Choice("adjoint", {"rtoll": 3})}, r"^gradient\.rtoll: .*Did you mean 'rtol'"),
         ({"solver": SolverChoice("dopri5", {"order": 3})}, r"^solver\.order: dopri5 has no"),
-        ({"solver": "rk4"}, r"^solver: .*rk4.*step_size"),
+        ({"solver": "euler"}, r"^solver: .*euler.*step_size"),
     ],
 )
 def test_a_setting_that_does_not_exist(given: dict[str, Any], message: str) -> None:
