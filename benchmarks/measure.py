@@ -102,4 +102,5 @@ def jacobian_in_numpy(problem: Problem, t: float, y: np.ndarray) -> np.ndarray:
 def adaptive_solvers(implicit: bool) -> list[str]:
     """The registered solvers of odekit that control their error and do, or do not, solve equations."""
     classes = {entry.name: entry.object for entry in catalog().entries("solver") if entry.distribution == "odekit"}
-    return [name for name, one in classes.items() if one.error_order is not None and one.implicit == implicit]
+    general = {name: one for name, one in classes.items() if one.structure == "general"}
+    return [name for name, one in general.items() if one.error_order is not None and one.implicit == implicit]
