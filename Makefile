@@ -17,7 +17,7 @@ DEMO := $(BIN)/odekit run ffjord --data pinwheel --gradient checkpointed --trace
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all lint format bench docs clean
+.PHONY: help demo test test-slow test-all bars lint format bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test-slow: $(READY) ## the longer proofs that make test leaves out
 	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 test-all: test test-slow ## all tests, as CI runs them
+
+bars: $(READY) ## what the solvers are held to, next to SciPy's; a quarter of an hour
+	$(PYTEST) -m bars $(PYTEST_ARGS)
 
 lint: $(READY) ## style and types
 	$(BIN)/ruff check .

@@ -11,14 +11,14 @@ from benchmarks.measure import Measured, adaptive_solvers, ours
 from benchmarks.problems import DETEST, NONSTIFF, STIFF, Problem
 
 
-@pytest.mark.slow
+@pytest.mark.bars
 @pytest.mark.parametrize("problem", STIFF.values(), ids=str)
 def test_a_stiff_solver_gives_five_digits_for_little_more_than_radau(problem: Problem) -> None:
     bar = stiff_bar(problem)
     assert bar.passed, bar.line()
 
 
-@pytest.mark.slow
+@pytest.mark.bars
 @pytest.mark.parametrize("problem", NONSTIFF.values(), ids=str)
 def test_an_explicit_solver_gives_seven_digits(problem: Problem) -> None:
     bar = nonstiff_bar(problem)
