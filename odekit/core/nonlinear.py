@@ -197,7 +197,7 @@ def finite(x: Tensor, count: int, axis: int) -> np.ndarray:
     """In which of ``count`` systems, which lie along ``axis`` if there are several, ``x`` is finite."""
     if count == 1:
         return np.array([bool(x.isfinite().all())])
-    return np.asarray(x.movedim(axis, 0).isfinite().flatten(1).all(1).tolist())
+    return np.asarray(x.movedim(axis, 0).isfinite().unsqueeze(-1).flatten(1).all(1).tolist())
 
 
 _SECOND = (

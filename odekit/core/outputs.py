@@ -88,7 +88,7 @@ class Outputs:
 
         What is left then has no connection to the numbers that broke, so that its gradient is right.
         """
-        finite = torch.isfinite(torch.stack(self.taken).detach()).flatten(1).all(1).tolist()
+        finite = torch.isfinite(torch.stack(self.taken).detach()).unsqueeze(-1).flatten(1).all(1).tolist()
         keep = max(1, [*finite, False].index(False))
         del self.taken[keep:], self.slots[keep:]
         return self.slots[-1].t, self.taken[-1]

@@ -57,6 +57,13 @@ def test_a_solution_that_blows_up_is_a_status(solver: str) -> None:
     assert math.isfinite(solution.y1)
 
 
+def test_a_number_as_the_state_that_blows_up_under_fixed_steps() -> None:
+    y0 = torch.tensor(1.0, dtype=DOUBLE)
+    solution = solve(lambda t, y: y**2, y0, [0.0, 0.5, 5.0], solver="euler", step_size=0.05, throw=False)
+    assert solution.status is Status.NON_FINITE
+    assert math.isfinite(solution.y1)
+
+
 def test_the_message_of_a_failure_says_when_why_at_what_cost_and_what_to_try() -> None:
     with pytest.raises(SolveError) as caught:
         solve(lambda t, y: y**2, torch.ones(1, dtype=DOUBLE), [0.0, 2.0])

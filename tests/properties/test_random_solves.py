@@ -16,7 +16,7 @@ def allowed(name: str, problem: Linear, rtol: float) -> float:
     """A generous bound on the error in units of the largest state."""
     rounding = 2e-4 if problem.y0.dtype in NARROW else 1e-9
     if solver_class(name).error_order is not None:
-        return 100 * rtol + rounding
+        return (1000 if name == "fehlberg2" else 100) * rtol + rounding  # the former's estimate is lax
     return 20 * (2 / 64) ** solver_class(name).order + rounding
 
 
