@@ -13,6 +13,7 @@ import optree
 import torch
 from torch import Tensor
 
+from odekit.core import lanes
 from odekit.core.protocols import ODESolver, Step, VectorField
 from odekit.core.state import Layout
 from odekit.errors import GradientError, InputError
@@ -88,11 +89,13 @@ class DenseOutput:
     Attributes:
         steps: in the order of the solve. After a state jump two of them meet in one time with different states; the
             earlier one, from before the jump, answers there.
+        t1: where the solve ended; an event may have done that inside the last step.
         layout: how states are packed.
         detached: whether gradients do not flow through it although the answer has some.
     """
 
     steps: Sequence[Kept]
+    t1: float
     layout: Layout
     detached: bool = False
 
@@ -107,10 +110,13 @@ class DenseOutput:
 
     def packed(self, t: Any, derivative: bool = False) -> Tensor:
         """The same on packed states."""
-        like = self.steps[0].step.y0
-        exact = (
-            t.detach().reshape(-1).tolist() if isinstance(t, Tensor) else np.asarray(t, dtype=float).ravel().tolist()
-        )
+        like, start = self.steps[0].step.y0, self.steps[0].step.t0
+        if isinstance(start, Tensor):
+            lanes.same(start, "the times between which there is something to interpolate")
+        if isinstance(t, Tensor):
+            exact = lanes.same(t, "times to interpolate at").reshape(-1).tolist()
+        else:
+            exact = np.asarray(t, dtype=float).ravel().tolist()
         hosts = [float(value) for value in exact]
         t = t if isinstance(t, Tensor) else torch.tensor(t, dtype=like.real.dtype)
         places = [self._place(value) for value in hosts]
@@ -128,7 +134,7 @@ class DenseOutput:
     ) -> Tensor:
         step = kept.densified()
         find: Callable[..., Tensor] = kept.solver.derivative if derivative else kept.solver.interpolate
-        if t.requires_grad or isinstance(step.t0, Tensor):
+        if lanes.differentiated(t) or isinstance(step.t0, Tensor):
             at = t[chosen].to(like.device)
             theta = ((at - step.t0) / (step.t1 - step.t0)).to(like.real.dtype)
         else:
@@ -141,13 +147,13 @@ class DenseOutput:
         return found.expand(len(chosen), *like.shape)
 
     def _place(self, t: float) -> int:
-        first, last = self.steps[0].t0, self.steps[-1].t1
+        first, last = self.steps[0].t0, self.t1
         slack = 4 * math.ulp(max(abs(first), abs(last)))
         if not min(first, last) - slack <= t <= max(first, last) + slack:
             raise InputError(f"t = {t:g} lies outside what was solved, from {first:g} to {last:g}")
         sign = math.copysign(1.0, last - first)
-        ends = [kept.t1 * sign for kept in self.steps]
-        return min(bisect.bisect_left(ends, t * sign), len(ends) - 1)
+        starts = [kept.t0 * sign for kept in self.steps]
+        return max(bisect.bisect_left(starts, t * sign) - 1, 0)
 
 
 def without_gradient(x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from odekit.core import lanes
 from odekit.core.events import located
 from odekit.core.outputs import Slot
 from odekit.core.problem import Problem
@@ -56,8 +57,10 @@ def travel(problem: Problem, gradient: GradientMethod, solver: ODESolver, contro
     which can be differentiated like any other initial time.
     """
     journey, jumped = Journey(), False
+    gradient, why = gradient.chosen(problem, solver, control)
     while True:
         outcome = gradient.solve(problem, solver, control)
+        outcome.stats.gradient, outcome.stats.why = gradient.name, why
         reached, event = _record(journey, problem, outcome, jumped)
         jump = None if event is None else problem.course.watches[event.event or 0].event.jump
         if event is None or jump is None:
@@ -118,7 +121,7 @@ def _rest(problem: Problem, event: Point, y0: Tensor, reached: int) -> Problem:
     """What is left to be solved after an event."""
     ts = problem.ts[reached:]
     start = event.t
-    if start.requires_grad and ts.device.type != "mps":  # the value to the last digit, whatever dtype ts has
+    if lanes.differentiated(start) and ts.device.type != "mps":  # the value to the last digit, whatever dtype ts has
         ts = ts.double()
         start = (event.t - event.t.detach()).double() + event.host
     return attrs.evolve(

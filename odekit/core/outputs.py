@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from odekit.core import lanes
 from odekit.core.events import Hit
 from odekit.core.protocols import ODESolver, Step, VectorField
 from odekit.core.times import Clock, Time, coefficient
@@ -88,7 +89,7 @@ class Outputs:
 
         What is left then has no connection to the numbers that broke, so that its gradient is right.
         """
-        finite = torch.isfinite(torch.stack(self.taken).detach()).unsqueeze(-1).flatten(1).all(1).tolist()
+        finite = lanes.everywhere(torch.isfinite(torch.stack(self.taken)).unsqueeze(-1).flatten(1).all(1))
         keep = max(1, [*finite, False].index(False))
         del self.taken[keep:], self.slots[keep:]
         return self.slots[-1].t, self.taken[-1]
@@ -133,4 +134,4 @@ def at_end(clock: Clock, slot: Slot, t1: float) -> bool:
 
 def same_time(t: float, t1: float) -> bool:
     """Whether two times differ by rounding alone."""
-    return abs(t - t1) <= 4 * math.ulp(max(abs(t), abs(t1)))
+    return math.isfinite(t) and abs(t - t1) <= 4 * math.ulp(max(abs(t), abs(t1)))

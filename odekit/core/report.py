@@ -10,6 +10,7 @@ import optree
 import torch
 from torch import Tensor
 
+from odekit.core import lanes
 from odekit.core.dense import DenseOutput
 from odekit.core.legs import Journey, Point, padded
 from odekit.core.problem import Problem
@@ -61,12 +62,18 @@ def report(journey: Journey, problem: Problem, saved: Save | None) -> Solution:
         ys=ys,
         status=outcome.status,
         stats=outcome.stats,
-        t1=journey.t1,
+        t1=_end(journey, problem),
         y1=layout.unpack(journey.y1),
         events=tuple(_log(journey, problem, k) for k in range(len(problem.course.watches))),
         event=journey.event,
         dense=_dense(journey, problem),
     )
+
+
+def _end(journey: Journey, problem: Problem) -> float | Tensor:
+    """When the solve ended: a host float, unless lanes have times of their own."""
+    t = problem.clock(journey.t1)
+    return t if isinstance(t, Tensor) and lanes.has_lanes(t) else journey.t1
 
 
 def _stacked(points: Sequence[Point], problem: Problem) -> tuple[Tensor, Tensor]:
@@ -90,4 +97,4 @@ def _dense(journey: Journey, problem: Problem) -> DenseOutput | None:
     if recorder is None or not recorder.steps:
         return None
     detached = journey.outcome.ys.requires_grad and not recorder.steps[-1].step.y1.requires_grad
-    return DenseOutput(tuple(recorder.steps), problem.layout, detached)
+    return DenseOutput(tuple(recorder.steps), journey.t1, problem.layout, detached)

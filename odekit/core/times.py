@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,9 @@ import attrs
 import numpy as np
 import torch
 from torch import Tensor
+
+from odekit.core import lanes
+from odekit.core.stretch import shares
 
 
 @attrs.frozen(eq=False)
@@ -86,12 +88,17 @@ def host(x: Time) -> Any:
         return x.values
     if not isinstance(x, Tensor):
         return x
-    return float(x.detach()) if x.ndim == 0 else on_host(x).reshape(-1)
+    if x.ndim:
+        return on_host(x).reshape(-1)
+    return float(lanes.same(x, "times and step sizes, which this solver reads on the host,"))
 
 
 def on_host(x: Tensor) -> np.ndarray:
     """The numbers in a real tensor as a float64 array on the host, without a tensor of that dtype."""
-    x = x.detach().cpu()
+    x = lanes.same(x, "numbers that are read on the host")
+    if lanes.transformed():
+        return np.asarray(x.tolist(), dtype=np.float64)
+    x = x.cpu()
     return np.asarray((x.float() if x.dtype is torch.bfloat16 else x).numpy(), dtype=np.float64)
 
 
@@ -105,12 +112,19 @@ class Clock:
     """Maps the loop's host times to the times that steps compute with.
 
     Without ``ts`` that is the identity. With ``ts``, the tensor ``[T]`` of output times, every interior time moves with
-    both ends of the span as if the grid were stretched: ``t(τ) = t0 + (t1 - t0) (τ - τ0)/(τ1 - τ0)``. Derivatives
-    with respect to the output times then follow from differentiating the steps.
+    the ends of the span as if the grid were stretched: ``t(τ) = t0 + (t1 - t0) (τ - τ0)/(τ1 - τ0)``, but for
+    discontinuities of f, which stay where they are (see :mod:`odekit.core.stretch`). Derivatives with respect to the
+    output times then follow from differentiating the steps.
+
+    Attributes:
+        times: the output times on the host.
+        ts: the same as a tensor.
+        fixed: times that do not move, in increasing order.
     """
 
     times: tuple[float, ...]
     ts: Tensor | None = attrs.field(default=None, converter=_wide)
+    fixed: tuple[float, ...] = ()
 
     @property
     def differentiable(self) -> bool:
@@ -119,14 +133,21 @@ class Clock:
     def __call__(self, t: float) -> Time:
         if self.ts is None:
             return t
-        if math.isinf(self.times[-1]):
-            return self.ts[0] + (t - self.times[0])
-        return torch.lerp(self.ts[0], self.ts[-1], self.share(t))
+        of_first, of_last = self.shares(t)
+        moved = t + of_first * self._motion(0)
+        return moved + of_last * self._motion(-1) if of_last else moved
 
-    def share(self, t: float) -> float:
-        """How much of a movement of the end of the span an interior time takes part in; the rest follows the start."""
-        first, last = self.times[0], self.times[-1]
-        return 0.0 if math.isinf(last) or first == last else (t - first) / (last - first)
+    def _motion(self, end: int) -> Tensor:
+        """By how much an end of the span moves: not at all in value, unless lanes have spans of their own."""
+        assert self.ts is not None
+        t = self.ts[end]
+        return t - (self.times[end] if lanes.has_lanes(t) else t.detach())
+
+    def shares(self, t: float) -> tuple[float, float]:
+        """How much of a movement of either end of the span an interior time takes part in."""
+        ends = np.array(self.times[0]), np.array(self.times[-1])
+        of_first, of_last = shares(np.array(t), *ends, np.array(self.fixed))
+        return float(of_first), float(of_last)
 
     def output(self, index: int) -> Time:
         """The ``index``-th output time."""

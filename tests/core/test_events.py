@@ -136,6 +136,9 @@ def test_the_end_may_be_infinite_if_an_event_ends_the_solve() -> None:
     assert sol.t1 == pytest.approx(math.sqrt(20 / G), abs=1e-9)
     sol = solve(falling, start(10.0, 0.0), [0, math.inf], solver="rk4", step_size=0.1, events=lambda t, y: y[0])
     assert sol.t1 == pytest.approx(math.sqrt(20 / G), abs=1e-9)
+    assert bool(sol.ys[1].isnan().all())  # no such time was reached
+    with pytest.raises(InputError, match="outside what was solved"):
+        sol.interpolate(sol.t1 + 1e-3)
 
 
 def test_an_event_that_never_happens_uses_up_the_steps() -> None:
@@ -240,6 +243,18 @@ def test_accepted_steps_and_dense_output_across_a_jump() -> None:
     speed = 0.8 * G * hit
     close(sol.interpolate(2.0)[0], speed * (2.0 - hit) - G / 2 * (2.0 - hit) ** 2, 1e-9)
     close(sol.interpolate(1.0)[0], 10 - G / 2, 1e-9)
+    assert (
+        float(sol.interpolate(torch.linspace(0, 3, 301, dtype=DOUBLE))[:, 0].min()) > -1e-9
+    )  # nowhere below the floor
+
+
+@pytest.mark.parametrize("direction", [0, 1])
+@pytest.mark.parametrize("options", [TIGHT, {"solver": "rk4", "step_size": 0.3}])
+def test_a_jump_that_leaves_the_surface_is_no_crossing(direction: int, options: dict[str, Any]) -> None:
+    """A neuron that fires: v = 2 (1 - e^-t) is reset from 1 to 0 at every multiple of log 2."""
+    reset = Event(lambda t, y: y[0] - 1, direction=direction, jump=lambda t, y: 0 * y)
+    sol = solve(lambda t, y: 2 - y, start(0), [0.0, 5.0], events=reset, **options)
+    close(sol.events[0].ts, [k * math.log(2) for k in range(1, 8)], 1e-8 if options is TIGHT else 1e-2)
 
 
 def test_a_jump_at_the_last_time() -> None:

@@ -200,11 +200,6 @@ def test_nested_complex_and_single_precision_states() -> None:
     close(found.y1["w"].real.double(), [1.0, 2.0])
 
 
-def test_infinite_times_are_no_times_of_rows() -> None:
-    with pytest.raises(InputError, match="finite"):
-        solve(decaying, column(1.0, 2.0), [0.0, math.inf], batch="rows", events=lambda t, y: y[:, 0] - 0.5)
-
-
 @pytest.mark.parametrize(
     ("event", "words"),
     [

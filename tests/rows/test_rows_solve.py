@@ -11,7 +11,7 @@ from torch import Tensor
 import odekit
 from odekit.core.control import PIDControl
 from odekit.core.protocols import StepControl
-from odekit.errors import DynamicsError, InputError, OptionError, SolveError
+from odekit.errors import DynamicsError, InputError, SolveError
 from tests.problems import DOUBLE
 
 B = 6
@@ -226,5 +226,3 @@ def test_what_cannot_be_solved_by_rows_is_an_error() -> None:
         odekit.solve(lambda t, y: -y, Y0, torch.zeros(3, 2), batch="rows")
     with pytest.raises(InputError, match=r"t\[1\]"):
         odekit.solve(lambda t, y: -y, Y0[:2], [[0.0, 1.0, 2.0], [0.0, 2.0, 1.0]], batch="rows")
-    with pytest.raises(OptionError, match="jump_times"):
-        odekit.solve(lambda t, y: -y, Y0, [0.0, 1.0], batch="rows", jump_times=[0.5], events=lambda t, y: y[..., 0] - 9)

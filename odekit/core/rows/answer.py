@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import numpy as np
 from torch import Tensor
 
 from odekit.core.rows.dense import RowPieces
+from odekit.core.rows.monitor import RowHits
+from odekit.core.rows.points import Points
+from odekit.core.rows.selection import Selection, pick
 from odekit.core.solution import Stats, Status
-
-if TYPE_CHECKING:
-    from odekit.core.rows.watch import Crossings
 
 
 @attrs.frozen
@@ -59,12 +59,15 @@ class RowStats:
     Attributes:
         steps, accepted, rejected: int64 tensors ``[B]`` on the CPU, one number a row.
         costs: where the calls of f are counted; the counts below are their sums.
+        gradient, why: the name of the gradient method that was used, and the reason if a rule picked it.
     """
 
     steps: Tensor
     accepted: Tensor
     rejected: Tensor
     costs: tuple[Stats, ...]
+    gradient: str = ""
+    why: str = ""
 
     @property
     def nfe(self) -> int:
@@ -88,21 +91,62 @@ class RowStats:
 
 
 @attrs.frozen(eq=False)
+class Happened:
+    """The crossings among the outputs of all rows, those of a row in the order in which they happened.
+
+    Attributes:
+        row, column: ``[N]``, of which row, and which of its outputs they are.
+        event: ``[N]``, which event.
+        slope: dy/dt there, ``[N, ...]``, detached.
+    """
+
+    row: np.ndarray
+    column: np.ndarray
+    event: np.ndarray
+    slope: Tensor
+
+    @classmethod
+    def among(cls, events: np.ndarray, found: Sequence[RowHits], like: Tensor) -> Happened:
+        """Those that are outputs, as ``events [B, S]`` tell; of what was found, others are left out."""
+        hits = RowHits.joined(found, like)
+        row, column = np.nonzero(events >= 0)
+        kept = hits.rank < np.bincount(row, minlength=len(events))[hits.row]
+        slope = pick(hits.slope, Selection(np.flatnonzero(kept), like.device))
+        return cls(row, column, events[row, column], slope)
+
+
+@attrs.frozen(eq=False)
+class RowJourney:
+    """What rows met on their way from their first times to their ends.
+
+    Attributes:
+        crossings: the events that happened.
+        steps: the starts and the ends of all steps; None if they are not asked for.
+        ended: ``[B]``, the event that ended each row, -1 where none did.
+    """
+
+    crossings: Points
+    steps: Points | None
+    ended: np.ndarray
+
+
+@attrs.frozen(eq=False)
 class RowOutcome:
     """A finished integration on packed tensors.
 
     Attributes:
-        ys: ``[B, T, ...]``, NaN where a row did not get to.
+        ys: ``[B, S, ...]``, NaN where a row did not get to.
         t1: ``[B]``, where each row ended.
-        y1: ``[B, ...]``, the states there.
+        y1: ``[B, ...]``, the states there; detached where an event ended the row.
         statuses: ``[B]``, why.
         sizes: ``[B]``, the step sizes that the control would have tried next.
         reached: ``[B]``, how many outputs each row got to.
         broken: ``[B]``, which rows end at the last of these because what followed was not finite.
-        times: ``[B, T]``, the host times of ``ys``, NaN where they are padding.
+        times: ``[B, S]``, the host times of ``ys``, NaN where they are padding.
+        index: ``[B, S]``, which of the caller's output times they are, -1 for none.
         pieces: what was kept for dense output; None if nothing was to be kept, or it was too much.
-        crossings: the events that happened; None if none were looked for.
-        events: ``[B]``, the number of the event that ended each row, -1 where none did.
+        happened: the events among the outputs; None if none were looked for.
+        journey: what rows met, where they have gone through all of their events; ``ys`` then are the caller's.
     """
 
     ys: Tensor
@@ -114,6 +158,7 @@ class RowOutcome:
     reached: np.ndarray
     broken: np.ndarray
     times: np.ndarray
+    index: np.ndarray
     pieces: RowPieces | None = None
-    crossings: Crossings | None = None
-    events: np.ndarray | None = None
+    happened: Happened | None = None
+    journey: RowJourney | None = None

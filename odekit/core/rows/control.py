@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 
 def fixed_start(step_size: float, t0: np.ndarray, t1: np.ndarray, f0: Tensor | None) -> RowProposal:
-    """Equal steps over every row's span, as few as keep each no longer than ``step_size``."""
+    """Equal steps over every row's span, as few as keep each no longer than ``step_size``.
+
+    Where a span is infinite they are of that size, and go on behind the first one.
+    """
+    t1 = np.where(np.isinf(t1), t0 + np.copysign(step_size, t1 - t0), t1)
     parts = np.minimum(np.abs(t1 - t0) / step_size, float(sys.maxsize))
     counts = np.maximum(1.0, np.ceil(parts - 1e-3))
     one = np.ones_like(counts)
@@ -45,7 +49,7 @@ def fixed_judge(step: Step, ends: np.ndarray, carry: Any) -> RowVerdict:
 
 
 def _grid_time(t0: np.ndarray, t1: np.ndarray, counts: np.ndarray, n: np.ndarray) -> np.ndarray:
-    return np.where(n >= counts, t1, t0 + (t1 - t0) * (n / counts))
+    return np.where(n == counts, t1, t0 + (t1 - t0) * (n / counts))
 
 
 def pid_start(
@@ -125,6 +129,7 @@ def _first_steps(
 ) -> np.ndarray:
     """The sizes of first steps, from the scale of y, of f and of its change; NaN where f is not finite at the start."""
     span = np.abs(t1 - t0)
+    span = np.where(np.isinf(span), np.maximum(1.0, np.abs(t0)), span)
     scale = tolerance.scale(y0)
     d0, d1 = on_host(torch.stack([tolerance.norm(y0 / scale), tolerance.norm(f0 / scale)]))
     small = 1e-6 * span
@@ -133,7 +138,7 @@ def _first_steps(
         trial = np.where((d0 < 1e-5) | (d1 < 1e-5), small, 0.01 * d0 / d1)
     trial = np.where(measured, np.minimum(trial, span), small)
     dt = np.copysign(trial, t1 - t0)
-    ends = np.where(trial == span, t1, t0 + dt)
+    ends = np.where(trial == np.abs(t1 - t0), t1, t0 + dt)
     f1 = f(RowTimes(ends), y0 + RowTimes(dt).tensor(y0) * f0)
     d2 = on_host(tolerance.norm((f1 - f0) / scale)) / trial
     with np.errstate(all="ignore"):
@@ -148,7 +153,7 @@ def _first_steps(
 
 def _finite(x: Tensor) -> np.ndarray:
     finite = torch.isfinite(x.detach()).reshape(len(x), math.prod(x.shape[1:])).all(1)
-    return np.asarray(finite.cpu().numpy())
+    return np.asarray(on_host(finite) > 0)
 
 
 def _fine(count: int) -> np.ndarray:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import attrs
+import numpy as np
 
 from odekit.core.dense import Recorder
 from odekit.core.rows.dense import KeptRows
 from odekit.core.rows.hooks import RowHooks
 from odekit.core.rows.stops import RowStops
+from odekit.core.rows.watch import RowWatch
 
 
 @attrs.frozen(eq=False)
@@ -19,9 +21,15 @@ class RowCourse:
         every_step: whether the end of every accepted step is an output, in place of the times in between.
         hooks: to be told of every iteration; None if nobody wants to know.
         recorder: keeps the steps that counted for dense output.
+        watches: events to look for.
+        fired: ``[B]``, the event that has just happened where a row starts, -1 for none; None if all are -1.
+        taken: attempted steps that the rows have behind them, one number or ``[B]``.
     """
 
     stops: RowStops = attrs.field(factory=RowStops)
     every_step: bool = False
     hooks: RowHooks | None = None
     recorder: Recorder[KeptRows] | None = None
+    watches: tuple[RowWatch, ...] = ()
+    fired: np.ndarray | None = None
+    taken: int | np.ndarray = 0

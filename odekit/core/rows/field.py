@@ -147,7 +147,9 @@ class RowDynamics:
         """Find the shape of time that f takes, at times that differ between the rows and lie inside their spans."""
         count = len(self.y0)
         spread = (np.arange(count) + 1.0) / (count + 1.0)
-        inside = np.clip(self.low + spread * (self.high - self.low), self.low, self.high)
+        low = np.where(np.isfinite(self.low), self.low, self.high - 1.0)  # a span may be infinite
+        high = np.where(np.isfinite(self.high), self.high, self.low + 1.0)
+        inside = np.clip(low + spread * (high - low), low, high)
         t = RowTimes(inside).tensor(self.y0).reshape(count)
         columns = [(1,) * (ndim - 1), ()] if ndim > 1 else [()]
         first: Exception | None = None

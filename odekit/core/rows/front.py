@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
-import numpy as np
 import optree
 import torch
 from torch import Tensor
@@ -14,27 +13,17 @@ from odekit.core.problem import Problem
 from odekit.core.protocols import GradientMethod, ODESolver, StepControl
 from odekit.core.report import Save
 from odekit.core.rows.answer import RowOutcome
-from odekit.core.rows.course import RowCourse
 from odekit.core.rows.dense import RowDense
 from odekit.core.rows.legs import travel_rows
 from odekit.core.rows.one_by_one import solve_one_by_one
+from odekit.core.rows.points import Points
 from odekit.core.rows.problem import RowProblem, pose_rows
 from odekit.core.rows.stops import RowStops
-from odekit.core.solution import Solution
-from odekit.errors import OptionError, SolveError
+from odekit.core.solution import EventLog, Solution
+from odekit.errors import SolveError
 
 _NAMED = 3
 """How many of the rows that failed an error names."""
-
-
-def refuse_beside_events(**options: Any) -> None:
-    """Raise OptionError if one of these, which rows with events cannot have, is given."""
-    for name, value in options.items():
-        if value not in (None, False, ()):
-            raise OptionError(
-                f'{name}= does not go together with events= and batch="rows"; leave one of them out, or solve with '
-                'batch="shared"'
-            )
 
 
 def solve_rows(
@@ -53,41 +42,49 @@ def solve_rows(
         SolveError: a row failed and ``throw`` is set; the error's ``solution`` has all rows.
     """
     rows = pose_rows(problem, t, stops)
-    if rows.watches:
-        rows = attrs.evolve(rows, course=RowCourse())
-    if solver.rowwise and rows.watches:
+    watches = rows.course.watches
+    gradient, why = gradient.chosen(rows, solver, control)
+    if solver.rowwise and watches:
         outcome = travel_rows(rows, gradient, solver, control)
     elif solver.rowwise:
         outcome = gradient.solve_rows(rows, solver, control)
     else:
         outcome = solve_one_by_one(rows, gradient, solver, control)
-    unpack, crossings = rows.layout.unpack, outcome.crossings
+    unpack, journey = rows.layout.unpack, outcome.journey
     ts, ys = _outputs(outcome, rows, problem.ts, saved)
-    ended = None if crossings is None else outcome.events
-    shape = len(rows.y0), rows.ts, rows.layout
+    events: tuple[EventLog, ...] = ()
+    event: tuple[int | None, ...] | None = None
+    if watches and journey is not None:
+        events = tuple(_log(journey.crossings, k, rows) for k in range(len(watches)))
+        event = tuple(None if number < 0 else number for number in journey.ended.tolist())
     solution = Solution(
         ts=ts,
         ys=ys,
         status=outcome.statuses,
-        stats=outcome.stats,
+        stats=attrs.evolve(outcome.stats, gradient=gradient.name, why=why),
         t1=torch.tensor(outcome.t1.tolist(), dtype=rows.ts.dtype),
         y1=unpack(outcome.y1),
         dense=_dense(outcome, rows),
-        events=() if crossings is None else tuple(crossings.log(k, *shape) for k in range(len(rows.watches))),
-        event=None if ended is None else tuple(None if event < 0 else event for event in ended.tolist()),
+        events=events,
+        event=event,
     )
     if throw and not outcome.statuses.ok:
         raise SolveError(_complaint(outcome, rows, solver), outcome.statuses, solution)
     return solution
 
 
+def _log(crossings: Points, event: int, rows: RowProblem) -> EventLog:
+    ts, ys = crossings.only(crossings.event == event).by_row(len(rows.y0))
+    return EventLog(ts.to(rows.ts), rows.layout.unpack(ys))
+
+
 def _outputs(outcome: RowOutcome, rows: RowProblem, shared: Tensor, saved: Save | None) -> tuple[Tensor, Any]:
     """The output times and what is kept of the states there, the rows first where they have times of their own."""
-    packed, unpack, own = outcome.ys, rows.layout.unpack, rows.own or rows.course.every_step
-    every_step = rows.course.every_step
-    ts = _step_times(rows, outcome.times) if every_step else rows.ts if own else shared
-    if not own:
-        packed = packed.transpose(0, 1)
+    ts, packed, unpack, own = rows.ts, outcome.ys, rows.layout.unpack, rows.own
+    if rows.course.every_step:
+        own, (ts, packed) = True, _steps(outcome, rows)
+    elif not own:
+        ts, packed = shared, packed.transpose(0, 1)
     if saved is None:
         return ts, unpack(packed)
     times = (ts.T if own else ts).to(packed.real.dtype)
@@ -101,11 +98,15 @@ def _stacked(leaves: tuple[Any, ...], own: bool) -> Tensor:
     return torch.stack(tensors, 1 if own and tensors[0].ndim else 0)
 
 
-def _step_times(rows: RowProblem, times: np.ndarray) -> Tensor:
+def _steps(outcome: RowOutcome, rows: RowProblem) -> tuple[Tensor, Tensor]:
+    """The times and states of all accepted steps, by row."""
+    if outcome.journey is not None and outcome.journey.steps is not None:
+        ts, ys = outcome.journey.steps.by_row(len(rows.y0))
+        return ts.to(rows.ts), ys
     clock = rows.clock
     if clock.differentiable:
-        return clock.along(times).to(rows.ts)
-    return torch.tensor(times.tolist(), dtype=rows.ts.dtype, device=rows.ts.device)
+        return clock.along(outcome.times).to(rows.ts), outcome.ys
+    return torch.tensor(outcome.times.tolist(), dtype=rows.ts.dtype, device=rows.ts.device), outcome.ys
 
 
 def _dense(outcome: RowOutcome, rows: RowProblem) -> RowDense | None:

@@ -28,17 +28,22 @@ class RowHooks:
         """These rows are about to step to ``t1``."""
         self._tell(self.callbacks.attempt, rows, t1, np.ones(len(t1), dtype=bool))
 
-    def judged(self, rows: Selection, t1: np.ndarray, ok: np.ndarray, y: Tensor) -> None:
-        """The steps of these rows count where ``ok`` is set; ``y`` are their states after that."""
+    def judged(self, rows: Selection, t1: np.ndarray, ok: np.ndarray) -> None:
+        """The steps of these rows to ``t1`` count where ``ok`` is set."""
         self._tell(self.callbacks.reject, rows, t1, ~ok)
-        if not ok.any():
-            return
         self._tell(self.callbacks.accept, rows, t1, ok)
-        self.t[rows.index[ok]] = t1[ok]
-        self.y = put(rows, y, self.y)
+
+    def reached(self, rows: Selection, t: np.ndarray, y: Tensor) -> None:
+        """Steps counted, after which these rows are at times ``t`` in states ``y``."""
+        self.moved(rows, t, y)
         reached: Any = self.callbacks.reached
         if reached is not None:
             reached(self.t.copy(), self.y)
+
+    def moved(self, rows: Selection, t: np.ndarray, y: Tensor) -> None:
+        """These rows are at times ``t`` in states ``y``."""
+        self.t[rows.index] = t
+        self.y = put(rows, y, self.y)
 
     def _tell(self, hook: Any, rows: Selection, t1: np.ndarray, which: np.ndarray) -> None:
         if hook is None or not which.any():
@@ -52,13 +57,17 @@ class RowHooks:
         one = Selection(np.array([row]), self.y.device)
         everything = np.ones(1, dtype=bool)
 
-        def accepted(t: float, y: Tensor) -> None:
-            self.judged(one, np.array([t]), everything, y)
-
-        def rejected(t0: float, t1: float, y: Tensor) -> None:
-            self.judged(one, np.array([t1]), ~everything, y)
-
         def tried(t0: float, t1: float, y: Tensor) -> None:
+            self.moved(one, np.array([t0]), y)
             self.attempt(one, np.array([t1]))
 
-        return Callbacks(attempt=tried, reject=rejected, reached=accepted)
+        def accepted(t0: float, t1: float, y: Tensor) -> None:
+            self.judged(one, np.array([t1]), everything)
+
+        def rejected(t0: float, t1: float, y: Tensor) -> None:
+            self.judged(one, np.array([t1]), ~everything)
+
+        def reached(t: float, y: Tensor) -> None:
+            self.reached(one, np.array([t]), y)
+
+        return Callbacks(attempt=tried, accept=accepted, reject=rejected, reached=reached)

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from odekit.core.protocols import ODESolver, Step, StepControl
-from odekit.core.rows.answer import RowOutcome, RowStats, RowStatus
+from odekit.core.rows.answer import Happened, RowOutcome, RowStats, RowStatus
 from odekit.core.rows.clock import RowClock
 from odekit.core.rows.course import RowCourse
 from odekit.core.rows.dense import KeptRows, Together
 from odekit.core.rows.field import RowDynamics, RowField
-from odekit.core.rows.monitor import RowMonitor
+from odekit.core.rows.monitor import Met, RowMonitor
 from odekit.core.rows.outputs import RowOutputs, Slots
 from odekit.core.rows.selection import Mismatch, Selection, choose, pick, put
 from odekit.core.rows.stops import RowStops
@@ -101,25 +101,24 @@ def integrate_rows(
     solver: ODESolver,
     control: StepControl,
     tolerance: RowTolerance,
-    max_steps: int | np.ndarray,
+    max_steps: int,
     *,
     f0: Tensor | None = None,
     sizes: np.ndarray | None = None,
     on_accept: Callable[[RowsAccepted], None] | None = None,
     course: RowCourse | None = None,
-    monitor: RowMonitor | None = None,
 ) -> RowOutcome:
     """Integrate every row from its first to its last time, and record its state at every time in between.
 
     ``f0`` is dy/dt of all rows at their starts and ``sizes`` the sizes of their first steps, where the caller has them;
     ``on_accept`` is told of every iteration in which a step was accepted; ``course`` says what else there is to do.
-    ``monitor`` looks for events, in a solve that is not differentiated. ``max_steps`` is for each row, one number or
-    ``[B]``.
+    ``max_steps`` is for each row, with those of ``course.taken`` counted.
     """
     course = RowCourse() if course is None else course
     start, stop = clock.times[:, 0].copy(), clock.times[:, -1]
     count = len(start)
-    outputs = RowOutputs(clock, y0, course.every_step)
+    outputs = RowOutputs(clock, y0, course.every_step, not course.watches)
+    monitor = RowMonitor(course.watches, count, course.fired) if course.watches else None
     stops, hooks = course.stops, course.hooks
     statuses = np.full(count, Status.SUCCESS, dtype=object)
     reached, next_sizes = stop.copy(), np.zeros(count)
@@ -154,7 +153,7 @@ def integrate_rows(
         active = _begin(field, y, clock, solver, control, tolerance.on(moving), f0, sizes, leave)
     else:
         active = None
-    budget = np.broadcast_to(max_steps, count)
+    budget = np.broadcast_to(max_steps - course.taken, count)
     while active is not None and len(active.rows):
         stop_at, wanted = stops.next_after(active.t, active.end), active.t_next
         active = attrs.evolve(active, stop=stop_at, wanted=wanted, t_next=_clipped(active.t, wanted, stop_at))
@@ -171,33 +170,36 @@ def integrate_rows(
         accepted[rows.index] += ok
         rejected[rows.index] += ~ok
         y, carry = active.y, active.carry if step.retry is None else step.retry
-        met: tuple[np.ndarray, np.ndarray, Tensor] | None = None
+        met: Met | None = None
+        if hooks is not None:
+            hooks.judged(rows, t1, ok)
         if ok.any():
             if monitor is not None:
                 step = active.solver.densify(active.field, step)
                 met = monitor.inspect(active.field, active.solver, step, t0, t1, ok)
             y, carry, step, slots = _advanced(
-                active, control.adaptive, step, ok, verdict.statuses, clock, outputs, solver, course,
-                None if met is None else met[1],
-            )  # fmt: skip
+                active, control.adaptive, step, ok, verdict.statuses, clock, outputs, solver, course, met
+            )
             if on_accept is not None:
                 handed = None if solver.memoryless else active.carry
                 on_accept(
                     RowsAccepted(active.field, active.solver, ok, t0, t1, active.y, handed, step, slots, active.fresh)
                 )
         t = np.where(ok, t1, t0)
-        if hooks is not None:
-            hooks.judged(rows, t1, ok, y)
         t_next = _remembered(active, ok, verdict.t_next) if control.adaptive else verdict.t_next
+        stopped = np.zeros(len(t), dtype=bool) if met is None else met.stopped
+        if met is not None and stopped.any():
+            t, y = np.where(stopped, met.t, t), choose(stopped, met.y, y)
+        if hooks is not None and ok.any():
+            hooks.reached(rows, t, y)
         next_sizes[rows.index] = np.abs(np.nan_to_num(t_next - t))
         active = attrs.evolve(
             active, t=t, t_next=t_next, y=y, carry=carry, judged=verdict.carry, why=verdict.statuses,
             rejected=np.where(ok, np.nan, t1), fresh=active.fresh & ~ok,
         )  # fmt: skip
-        if met is not None and met[0].any():
-            stopped, t_met, y_met = met
-            here = attrs.evolve(active, t=np.where(stopped, t_met, t), y=choose(stopped, y_met, y))
-            active, t = leave(here, stopped, np.full(len(t), Status.EVENT, dtype=object)), t[~stopped]
+        if stopped.any():
+            active = leave(active, stopped, np.full(len(t), Status.EVENT, dtype=object))
+            t = active.t
         done = t == active.end
         lost = ~done & np.isnan(active.t_next)
         if lost.any():
@@ -215,8 +217,9 @@ def integrate_rows(
     recorder = course.recorder
     pieces = None if recorder is None or recorder.dropped else Together(tuple(recorder.steps))
     return RowOutcome(
-        ys, reached, y1, RowStatus(tuple(statuses)), stats, next_sizes, outputs.next, broken, outputs.times, pieces
-    )
+        ys, reached, y1, RowStatus(tuple(statuses)), stats, next_sizes, outputs.next, broken, outputs.times,
+        outputs.index, pieces, None if monitor is None else Happened.among(outputs.event, monitor.found, y0),
+    )  # fmt: skip
 
 
 def _begin(
@@ -288,7 +291,8 @@ def _clipped(t: np.ndarray, wanted: np.ndarray, stop: np.ndarray) -> np.ndarray:
 def _stuck(active: _Active, start: np.ndarray, exhausted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which rows cannot take their next steps, and why."""
     t, end, t_next = active.t, active.end, active.t_next
-    shortest = np.maximum(4 * np.spacing(np.abs(t)), 1e-25 * np.abs(end - start[active.rows.index]))
+    span = np.abs(end - start[active.rows.index])
+    shortest = np.maximum(4 * np.spacing(np.abs(t)), 1e-25 * np.where(np.isinf(span), 0.0, span))
     stuck = ((t_next != active.stop) & (np.abs(t_next - t) < shortest)) | (t_next == active.rejected)
     why = np.full(len(t), Status.MAX_STEPS, dtype=object)
     for k in np.flatnonzero(stuck):
@@ -305,7 +309,7 @@ def _step(active: _Active, clock: RowClock, adaptive: bool) -> Step:
 
 def _advanced(
     active: _Active, adaptive: bool, step: Step, ok: np.ndarray, statuses: np.ndarray, clock: RowClock,
-    outputs: RowOutputs, solver: ODESolver, course: RowCourse, until: np.ndarray | None,
+    outputs: RowOutputs, solver: ODESolver, course: RowCourse, met: Met | None,
 ) -> tuple[Tensor, Any, Step, Slots | None]:  # fmt: skip
     """State and carry after the accepted steps, the step, densified if need be, and its outputs, which are recorded.
 
@@ -317,13 +321,15 @@ def _advanced(
         positions = Selection(np.flatnonzero(ok), active.y.device)
         some = active.only(positions, solver)
         everyone, plain = np.ones(len(some.t), dtype=bool), _step(some, clock, adaptive)
-        again, _ = outputs.take(some.field, some.solver, plain, some.t, some.t_next, everyone)
-        _record(course, some, again, everyone, again is not plain)
+        if met is not None:
+            plain, met = some.solver.densify(some.field, plain), met.on(positions.index)
+        again, _ = outputs.take(some.field, some.solver, plain, some.t, some.t_next, everyone, met)
+        _record(course, some, again, everyone, met is not None or again is not plain)
         y = put(positions, again.y1, active.y)
         return y, _joined(active, y, ok, clock, lambda: put(positions, again.carry, before)), step, None
     plain = step
-    step, slots = outputs.take(active.field, active.solver, step, active.t, active.t_next, ok, until)
-    _record(course, active, step, ok, step is not plain)
+    step, slots = outputs.take(active.field, active.solver, step, active.t, active.t_next, ok, met)
+    _record(course, active, step, ok, met is not None or step is not plain)
     if ok.all():
         return step.y1, step.carry, step, slots
     y = choose(ok, step.y1, active.y)

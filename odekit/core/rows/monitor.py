@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import attrs
 import numpy as np
@@ -21,26 +21,18 @@ from odekit.errors import InputError
 
 @attrs.frozen(eq=False)
 class RowHits:
-    """Crossings inside steps, detached; those of a row in the order in which they happened.
+    """Crossings inside steps; those of a row in the order in which they happened.
 
     Attributes:
-        row, event: ``[N]``, of which row and which event.
+        row, event: ``[N]``, of which row, and which event.
         t: ``[N]``, when.
-        y, slope: the states there and dy/dt, ``[N, ...]``.
+        slope: dy/dt there, ``[N, ...]``, detached.
     """
 
     row: np.ndarray
     event: np.ndarray
     t: np.ndarray
-    y: Tensor
     slope: Tensor
-
-    def only(self, chosen: np.ndarray) -> RowHits:
-        """Those where the mask is set."""
-        picked = Selection(np.flatnonzero(chosen), self.y.device)
-        return RowHits(
-            self.row[chosen], self.event[chosen], self.t[chosen], pick(self.y, picked), pick(self.slope, picked)
-        )
 
     @property
     def rank(self) -> np.ndarray:
@@ -49,6 +41,38 @@ class RowHits:
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order)) - np.searchsorted(self.row[order], self.row[order])
         return rank
+
+    @classmethod
+    def joined(cls, parts: Sequence[RowHits], like: Tensor) -> RowHits:
+        """Those of all parts, by row; none leave an empty slope beside states ``like``."""
+        nothing = RowHits(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), like[:0].detach())
+        parts = [nothing, *parts]
+        row, event, t = (np.concatenate([getattr(part, name) for part in parts]) for name in ("row", "event", "t"))
+        order = Selection(np.argsort(row, kind="stable"), like.device)
+        return RowHits(*pick((row, event, t, torch.cat([part.slope for part in parts])), order))
+
+
+@attrs.frozen(eq=False)
+class Met:
+    """What events did to the steps of one iteration.
+
+    Attributes:
+        stopped: ``[K]``, which rows go no further.
+        t, y: ``[K]`` and ``[K, ...]``, where the rows now are, as far as their steps count; detached where stopped.
+        hits: the crossings; their ``row`` is the position in the iteration.
+    """
+
+    stopped: np.ndarray
+    t: np.ndarray
+    y: Tensor
+    hits: RowHits
+
+    def on(self, positions: np.ndarray) -> Met:
+        """The same for the rows at these positions, which are in order and have all the hits among them."""
+        chosen = Selection(positions, self.y.device)
+        hits = attrs.evolve(self.hits, row=np.searchsorted(positions, self.hits.row))
+        stopped, t, y = pick((self.stopped, self.t, self.y), chosen)
+        return Met(stopped, t, y, hits)
 
 
 @attrs.frozen(eq=False)
@@ -89,81 +113,65 @@ class RowMonitor:
 
     Args:
         watches: the events.
+        count: how many rows there are.
         fired: ``[B]``, the event in whose surface each row starts, because it has just happened there; -1 for none.
 
     Attributes:
-        found: the crossings so far.
-        ended: ``[B]``, the event that stopped each row, -1 if none did.
-        last: ``[B]``, the ends of the steps in which that happened.
+        found: the crossings so far, iteration after iteration.
     """
 
-    def __init__(self, watches: Sequence[RowWatch], fired: np.ndarray) -> None:
+    def __init__(self, watches: Sequence[RowWatch], count: int, fired: np.ndarray | None) -> None:
         self.watches = watches
-        self.fired = fired
-        self.begun = np.zeros(len(fired), dtype=bool)
-        self.signs = np.zeros((len(watches), len(fired)))
+        self.fired = np.full(count, -1) if fired is None else fired
+        self.begun = np.zeros(count, dtype=bool)
+        self.signs = np.zeros((len(watches), count))
         self.stops = np.array([watch.event.stops for watch in watches], dtype=bool)
-        self.ended = np.full(len(fired), -1)
-        self.last = np.full(len(fired), np.nan)
-        self._found: list[RowHits] = []
+        self.found: list[RowHits] = []
 
-    @property
-    def found(self) -> RowHits | None:
-        if not self._found:
-            return None
-        pieces = self._found
-        return RowHits(
-            np.concatenate([piece.row for piece in pieces]),
-            np.concatenate([piece.event for piece in pieces]),
-            np.concatenate([piece.t for piece in pieces]),
-            torch.cat([piece.y for piece in pieces]),
-            torch.cat([piece.slope for piece in pieces]),
-        )
-
+    @torch.no_grad()
     def inspect(
         self, field: RowField, solver: ODESolver, step: Step, t0: np.ndarray, t1: np.ndarray, ok: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, Tensor]:
+    ) -> Met:
         """Find the crossings in densified steps, none of a row after the first one that stops it.
 
         Only the steps where ``ok`` is set are looked at, and of them those whose ends are finite.
-
-        Returns:
-            Which rows are stopped, the times at which the rows now are, and the states there, as far as they went on.
         """
         steps, rows = _Steps(field, solver, step, t0, t1), field.rows
         live = ok & torch.isfinite(step.y1).reshape(len(ok), -1).all(1).cpu().numpy()
         self._begin(steps, live & ~self.begun[rows.index])
+        stopped, t, y = np.zeros(len(ok), dtype=bool), t1.copy(), step.y1
+        hits = []
+        for position, event, theta in self._rounds(steps, live):
+            everywhere = np.full(len(t0), 0.5)
+            everywhere[position] = theta
+            chosen, at = Selection(position, y.device), steps.times(everywhere)
+            hits.append(RowHits(position, event, at[position], pick(steps.slopes(everywhere), chosen)))
+            stops = position[self.stops[event]]
+            if len(stops):
+                stopped[stops], t[stops] = True, at[stops]
+                some = Selection(stops, y.device)
+                y = y.index_copy(0, some.tensor, pick(steps.states(everywhere), some))
+        found = RowHits.joined(hits, y)
+        if len(found.row):
+            self.found.append(attrs.evolve(found, row=rows.index[found.row]))
+        return Met(stopped, t, y, found)
+
+    def _rounds(self, steps: _Steps, live: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Positions, events and thetas of the crossings, in rounds: of a row at most one in each."""
         pieces = [piece for k in range(len(self.watches)) for piece in self._crossings(k, steps, live)]
-        stopped, t, y = np.zeros(len(ok), dtype=bool), t1, step.y1
         if not pieces:
-            return stopped, t, y
+            return
         position, event, theta = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
         order = np.lexsort((np.arange(len(theta)), theta, position))
         position, event, theta = position[order], event[order], theta[order]
         number = np.arange(len(theta))
-        first = np.full(len(ok), len(theta))
+        first = np.full(len(live), len(theta))
         np.minimum.at(first, position[self.stops[event]], number[self.stops[event]])
         keep = number <= first[position]
-        number = (number - np.searchsorted(position, position))[keep]
+        rank = (number - np.searchsorted(position, position))[keep]
         position, event, theta = position[keep], event[keep], theta[keep]
-        t = t.copy()
-        for rank in range(int(number.max()) + 1):  # of a row at most one crossing at a time
-            chosen = number == rank
-            hit = self._hits(steps, position[chosen], event[chosen], theta[chosen])
-            self._found.append(hit)
-            stops = self.stops[hit.event]
-            at = position[chosen][stops]
-            stopped[at], t[at] = True, hit.t[stops]
-            self.ended[hit.row[stops]], self.last[hit.row[stops]] = hit.event[stops], t1[at]
-            y = y.index_copy(0, Selection(at, y.device).tensor, hit.only(stops).y)
-        return stopped, t, y
-
-    def _hits(self, steps: _Steps, position: np.ndarray, event: np.ndarray, theta: np.ndarray) -> RowHits:
-        everywhere = np.full(len(steps.t0), 0.5)
-        everywhere[position] = theta
-        chosen = Selection(position, steps.step.y1.device)
-        y, slope = pick((steps.states(everywhere), steps.slopes(everywhere)), chosen)
-        return RowHits(steps.field.rows.index[position], event, steps.times(everywhere)[position], y, slope)
+        for k in range(int(rank.max()) + 1):
+            yield position[rank == k], event[rank == k], theta[rank == k]
 
     def _value(self, k: int, steps: _Steps, theta: np.ndarray) -> np.ndarray:
         value = self.watches[k](*steps.told(theta), steps.field.rows)
@@ -176,12 +184,18 @@ class RowMonitor:
         rows, span = steps.field.rows, steps.t1 - steps.t0
         zero = np.zeros(len(span))
         slope = steps.slopes(zero)
-        eps = 1e3 * torch.finfo(slope.dtype).eps
+        eps = torch.finfo(slope.dtype).eps
         for k, watch in enumerate(self.watches):
+            if watch.event.at_start:
+                self.signs[k, rows.index[fresh]] = 1.0
+                continue
             value = self._value(k, steps, zero)
+            _must_be_numbers(value, fresh, zero, steps)
             rate = rates_of(watch, *steps.told(zero), slope, rows).cpu().double().numpy() * span
-            resolution = eps * np.maximum(1.0, np.abs(steps.t0 / span))
-            on = (self.fired[rows.index] == k) | (value == 0) | (np.abs(value) <= resolution * np.abs(rate))
+            resolution = 1e3 * eps * np.maximum(1.0, np.abs(steps.t0 / span))
+            fired = self.fired[rows.index] == k  # on the surface, unless the jump has left it
+            known = np.where(fired, np.maximum(resolution, eps**0.25), resolution)
+            on = (value == 0) | (np.abs(value) <= known * np.abs(rate)) | (fired & (rate == 0))
             if (on & fresh).any():
                 soon = self._value(k, steps, np.full(len(span), 1e-3))
                 value = np.where(on, np.where(rate != 0, rate, soon), value)
@@ -194,10 +208,7 @@ class RowMonitor:
         sign, begin, found = self.signs[k, rows], 0.0, []
         for end in SAMPLES:
             value = self._value(k, steps, np.full(len(rows), end))
-            lost = np.flatnonzero(np.isnan(value) & live)
-            if len(lost):
-                at = steps.t0[lost[0]] + end * (steps.t1 - steps.t0)[lost[0]]
-                raise InputError(f"an event function returned NaN at t = {at:g} in row {rows[lost[0]]}")
+            _must_be_numbers(value, live, np.full(len(rows), end), steps)
             now = np.where(value == 0, -sign, np.sign(value))
             crossed = live & (sign != 0) & (now != sign) & ((wanted == 0) | (now == wanted))
             if crossed.any():
@@ -223,8 +234,11 @@ class RowMonitor:
         def g(theta: np.ndarray) -> np.ndarray:
             everywhere = np.full(len(value), end)
             everywhere[position] = theta
-            return self._value(k, steps, everywhere)[position]
+            found = self._value(k, steps, everywhere)
+            _must_be_numbers(found, live, everywhere, steps)
+            return found[position]
 
+        live = np.isin(np.arange(len(value)), position)
         t0, t1, side = steps.t0[position], steps.t1[position], sign[position]
         low, high = np.full(len(position), begin), np.full(len(position), end)
         g_low, g_high = g(low), value[position]
@@ -233,3 +247,12 @@ class RowMonitor:
         grain = np.spacing(np.maximum(np.abs(t0), np.abs(t1)))
         xtol = np.maximum(4 * grain / np.abs(t1 - t0), 4 * np.spacing(1.0))
         return bracketed_roots(g, low, high, g_low, g_high, xtol)
+
+
+def _must_be_numbers(value: np.ndarray, live: np.ndarray, theta: np.ndarray, steps: _Steps) -> None:
+    """Raise an InputError where an event function has no sign in one of these rows."""
+    lost = np.flatnonzero(np.isnan(value) & live)
+    if len(lost):
+        b = lost[0]
+        at = steps.t0[b] + theta[b] * (steps.t1 - steps.t0)[b]
+        raise InputError(f"an event function returned NaN at t = {at:g} in row {steps.field.rows.index[b]}")

@@ -12,8 +12,9 @@ from torch import Tensor
 from odekit.core.protocols import ODESolver, Step
 from odekit.core.rows.clock import RowClock
 from odekit.core.rows.field import RowField
+from odekit.core.rows.monitor import Met
 from odekit.core.rows.selection import Selection
-from odekit.core.times import RowTimes, Time, coefficient
+from odekit.core.times import RowTimes, Time, coefficient, on_host
 
 
 @attrs.frozen(eq=False)
@@ -22,17 +23,33 @@ class Slots:
 
     Attributes:
         k: ``[N, K]``, the number of the row's output.
+        tau: ``[N, K]``, its host time.
+        index: ``[N, K]``, which of the caller's output times it is; -1 for the end of a step, or for an event.
         at_end: ``[N, K]``, where there is one, and it is the end of the step.
         inside: ``[N, K]``, where there is one, and it is not.
     """
 
     k: np.ndarray
+    tau: np.ndarray
+    index: np.ndarray
     at_end: np.ndarray
     inside: np.ndarray
 
     def on(self, positions: np.ndarray) -> Slots:
         """The outputs of the rows at these positions."""
-        return Slots(self.k[:, positions], self.at_end[:, positions], self.inside[:, positions])
+        return Slots(*(x[:, positions] for x in (self.k, self.tau, self.index, self.at_end, self.inside)))
+
+    def seen_by(self, clock: RowClock) -> Slots:
+        """The same with what counts as an end for this clock.
+
+        Where times are differentiated, of the caller's times only the last one counts as such: anywhere else the
+        derivative with respect to that output time comes out of the dense output.
+        """
+        if not clock.differentiable:
+            return self
+        some, last = self.at_end | self.inside, self.index == clock.times.shape[1] - 1
+        ends = some & np.where(self.index >= 0, last, self.at_end)
+        return attrs.evolve(self, at_end=ends, inside=some & ~ends)
 
 
 def states_in(
@@ -77,9 +94,10 @@ def at_rest(field: RowField, y0: Tensor, clock: RowClock) -> list[Tensor]:
 
 
 def _theta(clock: RowClock, rows: Selection, step: Step, t0: np.ndarray, t1: np.ndarray, slots: Slots) -> Time:
+    tau = np.where(slots.inside, slots.tau, t0)
     if clock.differentiable:
-        return (clock.outputs(rows, slots.k) - step.t0) / (step.t1 - step.t0)
-    tau = np.where(slots.inside, clock.times[rows.index, slots.k], t0)
+        at = clock.outputs(rows, tau, np.where(slots.inside, slots.index, -1))
+        return (at - step.t0) / (step.t1 - step.t0)
     return RowTimes((tau - t0) / (t1 - t0)).tensor(step.y0)
 
 
@@ -88,29 +106,32 @@ class RowOutputs:
 
     Args:
         every_step: whether the end of every step is an output, in place of the times of the clock.
+        planned: whether the outputs are the times of the clock, and nothing else.
 
     Attributes:
         next: ``[B]``, the number of the next output of every row.
-        times: ``[B, T]``, the host times of the outputs; NaN where there is none.
+        times: ``[B, S]``, the host times of the outputs; NaN where there is none, unless they are all ``planned``.
+        index: ``[B, S]``, which of the times of the clock they are, -1 for none.
+        event: ``[B, S]``, which event happened there, -1 for none.
     """
 
-    def __init__(self, clock: RowClock, y0: Tensor, every_step: bool = False) -> None:
+    def __init__(self, clock: RowClock, y0: Tensor, every_step: bool = False, planned: bool = True) -> None:
         self.clock = clock
         self.every_step = every_step
-        self.times = clock.times[:, :1] if every_step else clock.times
+        self.planned = planned and not every_step
+        self.times = clock.times if self.planned else clock.times[:, :1]
         self.device = y0.device
-        count, self.length = self.times.shape
+        count, self.length = clock.times.shape
+        self.index = np.zeros_like(self.times, dtype=np.int64) + np.arange(self.times.shape[1])
+        self.event = np.full_like(self.index, -1)
         self.direction = np.where(clock.times[:, -1] < clock.times[:, 0], -1.0, 1.0)
         self.next = np.ones(count, dtype=np.int64)
+        self._ahead = self.next.copy()
         self._pieces: list[Tensor] = []
         self._collected = 0
-        self._place = np.full((count, self.length), -1, dtype=np.int64)
+        self._place = np.full(self.times.shape, -1, dtype=np.int64)
         self._end = np.full(count, -1, dtype=np.int64)
-        self._add(y0, np.arange(count), np.zeros(count, dtype=np.int64))
-
-    def _add(self, states: Tensor, rows: np.ndarray, k: np.ndarray) -> None:
-        self._place[rows, k] = self._count(states)
-        np.maximum.at(self.next, rows, k + 1)
+        self._place[:, 0] = self._count(y0)
 
     def _count(self, states: Tensor) -> np.ndarray:
         self._pieces.append(states)
@@ -119,11 +140,27 @@ class RowOutputs:
 
     def rest(self, field: RowField, y0: Tensor) -> None:
         """Rows whose times all are the same."""
+        rows = field.rows.index
         if self.every_step:
             self.stop(field.rows, [y0, *at_rest(field, y0, self.clock)][-1])
             return
+        self._make_room(self.length)
         for k, states in enumerate(at_rest(field, y0, self.clock), start=1):
-            self._add(states, field.rows.index, np.full(len(field.rows), k))
+            self._place[rows, k] = self._count(states)
+        if not self.planned:
+            self.times[rows, : self.length] = self.clock.times[rows]
+            self.index[rows, : self.length] = np.arange(self.length)
+        self.next[rows] = self.length
+
+    def _make_room(self, length: int) -> None:
+        """Let there be outputs up to this many."""
+        missing = length - self.times.shape[1]
+        if missing > 0:
+            more = ((0, 0), (0, max(missing, self.times.shape[1])))
+            self.times = np.pad(self.times, more, constant_values=np.nan)
+            self.index, self.event, self._place = (
+                np.pad(x, more, constant_values=-1) for x in (self.index, self.event, self._place)
+            )
 
     def take(
         self,
@@ -133,51 +170,60 @@ class RowOutputs:
         t0: np.ndarray,
         t1: np.ndarray,
         taken: np.ndarray,
-        until: np.ndarray | None = None,
+        met: Met | None = None,
     ) -> tuple[Step, Slots | None]:
         """Record what lies in the steps of the rows where ``taken`` is set.
 
         The step comes back, densified if that was needed, with the outputs that lie in it, None if there are none.
-        Where rows are stopped inside their steps, ``until`` says when, and the step is densified already.
+        ``met`` are the events that were found in it, for which it has been densified.
         """
-        slots = self._slots(field.rows, t1, taken, t1 if until is None else until)
+        slots = self._slots(field.rows.index, t1, taken, met)
         if slots is None:
             return step, None
-        step, found = states_in(field, solver, step, t0, t1, self.clock, slots, until is not None)
+        step, found = states_in(field, solver, step, t0, t1, self.clock, slots, met is not None)
         for states, positions, k in found:
-            self._add(states, field.rows.index[positions], k)
+            self._place[field.rows.index[positions], k] = self._count(states)
         return step, slots
 
-    def _ends(self, rows: Selection, t1: np.ndarray, taken: np.ndarray) -> Slots:
-        """The ends of these steps as outputs, for which room is made."""
-        k = self.next[rows.index]
-        if k.max() >= self.times.shape[1]:
-            more = ((0, 0), (0, self.times.shape[1]))
-            self.times = np.pad(self.times, more, constant_values=np.nan)
-            self._place = np.pad(self._place, more, constant_values=-1)
-        self.times[rows.index[taken], k[taken]] = t1[taken]
-        return Slots(k[None], taken[None], np.zeros_like(taken)[None])
-
-    def _slots(self, rows: Selection, t1: np.ndarray, taken: np.ndarray, until: np.ndarray) -> Slots | None:
+    def _slots(self, rows: np.ndarray, t1: np.ndarray, taken: np.ndarray, met: Met | None) -> Slots | None:
+        """The outputs in these steps, by row in the order of their times."""
+        rounds = [] if self.every_step else self._planned(rows, taken, t1 if met is None else met.t)
+        if met is not None:
+            rounds += _hits(met, len(rows))
         if self.every_step:
-            return self._ends(rows, t1, taken)
+            rounds.append(_Round(t1, taken if met is None else taken & ~met.stopped))
+        if not any(some.mask.any() for some in rounds):
+            return None
+        mask, tau, index, event = (
+            np.stack([getattr(some, name) for some in rounds]) for name in ("mask", "tau", "index", "event")
+        )
+        if met is not None and len(met.hits.row):
+            order = np.argsort(np.where(mask, tau * self.direction[rows], np.inf), axis=0, kind="stable")
+            mask, tau, index, event = (np.take_along_axis(x, order, 0) for x in (mask, tau, index, event))
+        k = self.next[rows] + np.cumsum(mask, axis=0) - mask
+        self.next[rows] += mask.sum(0)
+        if not self.planned:
+            self._make_room(int(self.next.max()))
+            which, position = np.nonzero(mask)
+            at = rows[position], k[which, position]
+            self.times[at], self.index[at], self.event[at] = tau[mask], index[mask], event[mask]
+        ends = same_time(tau, t1)
+        return Slots(k, tau, index, mask & ends, mask & ~ends).seen_by(self.clock)
+
+    def _planned(self, rows: np.ndarray, taken: np.ndarray, until: np.ndarray) -> list[_Round]:
+        """The times of the clock that these steps have come to."""
         times, last = self.clock.times, self.length - 1
-        direction, ahead = self.direction[rows.index], self.next[rows.index]
-        masks, numbers = [], []
+        rounds: list[_Round] = []
+        direction = self.direction[rows]
         while True:
-            k = np.minimum(ahead, last)
-            tau = times[rows.index, k]
+            ahead = self._ahead[rows]
+            index = np.minimum(ahead, last)
+            tau = times[rows, index]
             reached = taken & (ahead <= last) & (((until - tau) * direction >= 0) | same_time(tau, until))
             if not reached.any():
-                break
-            masks.append(reached)
-            numbers.append(k)
-            ahead = ahead + reached
-        if not masks:
-            return None
-        mask, k = np.stack(masks), np.stack(numbers)
-        ends = (k == last) if self.clock.differentiable else same_time(times[rows.index, k], t1)
-        return Slots(k, mask & ends, mask & ~ends)
+                return rounds
+            rounds.append(_Round(tau, reached, index))
+            self._ahead[rows] += reached
 
     def stop(self, rows: Selection, y: Tensor) -> None:
         """These rows end before their last output, in the states ``y``."""
@@ -190,8 +236,10 @@ class RowOutputs:
         gave from its first such output on then counts as not reached, so that what is left of it has right gradients.
         """
         states = torch.cat(self._pieces)
-        if self.every_step:
-            self.times, self._place = (x[:, : self.next.max(initial=1)] for x in (self.times, self._place))
+        if not self.planned:
+            self.times, self.index, self.event, self._place = (
+                x[:, : self.next.max(initial=1)] for x in (self.times, self.index, self.event, self._place)
+            )
         last = self._place[np.arange(len(self._place)), self.next - 1]
         end = np.where(complete & (self._end < 0), last, self._end)
         broken = complete & ~_finite(states.index_select(0, Selection(end, self.device).tensor))
@@ -202,8 +250,11 @@ class RowOutputs:
             self._place[broken] = np.where(reached, self._place[broken], -1)
             self.next[broken] = reached.sum(1)
             end[broken] = self._place[broken, self.next[broken] - 1]
-            if self.every_step:
+            if not self.planned:
                 self.times[broken] = np.where(reached, self.times[broken], np.nan)
+                self.index[broken], self.event[broken] = (
+                    np.where(reached, x[broken], -1) for x in (self.index, self.event)
+                )
         if (self._place < 0).any():
             self._place[self._place < 0] = self._collected
             states = torch.cat([states, torch.full_like(states[:1], math.nan)])
@@ -212,11 +263,33 @@ class RowOutputs:
         return ys.reshape(*self._place.shape, *states.shape[1:]), y1, broken
 
 
+@attrs.frozen(eq=False)
+class _Round:
+    """At most one output for each of ``[K]`` rows: its time, whether there is one, which it is, and which event."""
+
+    tau: np.ndarray
+    mask: np.ndarray
+    index: np.ndarray = attrs.field(default=attrs.Factory(lambda self: np.full(len(self.tau), -1), takes_self=True))
+    event: np.ndarray = attrs.field(default=attrs.Factory(lambda self: np.full(len(self.tau), -1), takes_self=True))
+
+
+def _hits(met: Met, count: int) -> list[_Round]:
+    """The events among the steps of ``[K]`` rows."""
+    rounds, rank = [], met.hits.rank
+    for k in range(int(rank.max(initial=-1)) + 1):
+        chosen = np.flatnonzero(rank == k)
+        place, tau, event = met.hits.row[chosen], np.zeros(count), np.full(count, -1)
+        tau[place], event[place] = met.hits.t[chosen], met.hits.event[chosen]
+        rounds.append(_Round(tau, event >= 0, event=event))
+    return rounds
+
+
 def same_time(t: np.ndarray, t1: np.ndarray) -> np.ndarray:
     """Where two times differ by rounding alone."""
-    return np.asarray(np.abs(t - t1) <= 4 * np.spacing(np.maximum(np.abs(t), np.abs(t1))))
+    with np.errstate(invalid="ignore"):  # an infinite time is none that is reached
+        return np.asarray(np.abs(t - t1) <= 4 * np.spacing(np.maximum(np.abs(t), np.abs(t1))))
 
 
 def _finite(states: Tensor) -> np.ndarray:
     finite = torch.isfinite(states.detach()).reshape(len(states), math.prod(states.shape[1:])).all(1)
-    return np.asarray(finite.cpu().numpy())
+    return np.asarray(on_host(finite) > 0)

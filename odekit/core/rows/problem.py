@@ -32,9 +32,9 @@ class RowProblem:
         dynamics: of all rows, on packed states.
         y0: the packed initial states, ``[B, ...]``.
         layout: how states are packed.
-        times: ``[B, T]``, the output times on the host; each row is monotone, its first time is its t0.
+        times: ``[B, T]``, the output times on the host; each row is monotone, its first time is its t0. The last ones
+            of a row may be infinite if there is a terminal event.
         ts: the same as the caller's tensor, ``[B, T]``.
-        watches: events to look for.
         own: whether the caller gave times for every row, rather than the same ``[T]`` for all.
         tolerance: by row.
         max_steps: attempted steps allowed for each row.
@@ -50,7 +50,6 @@ class RowProblem:
     max_steps: int
     own: bool
     course: RowCourse = attrs.field(factory=RowCourse)
-    watches: tuple[RowWatch, ...] = ()
 
     @property
     def start(self) -> Start:
@@ -61,7 +60,11 @@ class RowProblem:
     def clock(self) -> RowClock:
         """A clock through which the output times can be differentiated, if they ask for it."""
         wanted = self.ts.requires_grad and torch.is_grad_enabled() and self.times.shape[1] > 1
-        return RowClock(self.times, self.ts if wanted else None, self.y0)
+        return self.clock_of(self.ts if wanted else None)
+
+    def clock_of(self, ts: Tensor | None) -> RowClock:
+        """A clock whose output times are ``ts``; discontinuities of f stay where they are."""
+        return RowClock(self.times, ts, self.y0, self.course.stops.jumps)
 
     def sparing(self) -> RowProblem:
         """The same problem for a method that spares memory: steps are kept only if the caller insisted."""
@@ -69,6 +72,11 @@ class RowProblem:
         if recorder is None or recorder.limit is None:
             return self
         return attrs.evolve(self, course=attrs.evolve(self.course, recorder=None))
+
+    def again(self, dynamics: RowDynamics, y0: Tensor, ts: Tensor) -> RowProblem:
+        """The same problem once more, from these tensors: it counts for itself, keeps nothing and calls no hooks."""
+        course = attrs.evolve(self.course, recorder=None, hooks=None)
+        return attrs.evolve(self, dynamics=dynamics, y0=y0, ts=ts, course=course)
 
 
 @attrs.frozen(eq=False)
@@ -110,25 +118,22 @@ def pose_rows(problem: Problem, t: Any, stops: RowStops | None = None) -> RowPro
         times, ts = _wide(t, count, y0)
     else:
         times, ts = np.tile(problem.times, (count, 1)), problem.ts.expand(count, len(problem.times))
-    _check(times)
+    _check(times, endless=any(watch.event.ends for watch in problem.course.watches))
     low, high = np.minimum(times[:, 0], times[:, -1]), np.maximum(times[:, 0], times[:, -1])
+    dynamics = RowDynamics(problem.field, y0, low, high, max(leaf.ndim for leaf in leaves))
+    starts, column = dynamics.on(dynamics.everyone).times((RowTimes(times[:, 0]),))[0], dynamics.known.column
     given = problem.course
     course = RowCourse(
         stops=RowStops() if stops is None else stops,
         every_step=given.every_step,
         hooks=None if given.callbacks.silent else RowHooks(given.callbacks, times[:, 0], y0),
         recorder=None if given.recorder is None else Recorder(given.recorder.limit),
-    )
-    dynamics = RowDynamics(problem.field, y0, low, high, max(leaf.ndim for leaf in leaves))
-    starts, column = dynamics.on(dynamics.everyone).times((RowTimes(times[:, 0]),))[0], dynamics.known.column
-    watches = tuple(
-        RowWatch(watch.event, problem.layout, watch.args, column, starts, dynamics.y0)
-        for watch in problem.course.watches
+        watches=tuple(
+            RowWatch(watch.event, problem.layout, watch.args, column, starts, dynamics.y0) for watch in given.watches
+        ),
     )
     tolerance = RowTolerance.of(problem.tolerance)
-    return RowProblem(
-        dynamics, y0, problem.layout, times, ts, tolerance, problem.max_steps, _by_row(t), course, watches
-    )
+    return RowProblem(dynamics, y0, problem.layout, times, ts, tolerance, problem.max_steps, _by_row(t), course)
 
 
 def _by_row(t: Any) -> bool:
@@ -151,13 +156,20 @@ def _wide(t: Any, count: int, y0: Tensor) -> tuple[np.ndarray, Tensor]:
     return times, RowTimes(times).tensor(y0.reshape(-1))
 
 
-def _check(times: np.ndarray) -> None:
-    direction = np.sign(times[:, -1] - times[:, 0])[:, None]
-    gaps = np.diff(times, axis=1)
-    wrong = ~np.isfinite(times).all(1) | (gaps * direction < 0).any(1) | ((direction == 0) & (gaps != 0)).any(1)
+def _check(times: np.ndarray, endless: bool) -> None:
+    """Raise InputError if these are no times of rows; ``endless`` tells that the last ones of a row may be infinite."""
+    with np.errstate(invalid="ignore"):  # between two infinite ones
+        direction = np.sign(times[:, -1] - times[:, 0])[:, None]
+        gaps = np.diff(times, axis=1)
+    wrong = ((gaps * direction < 0) | ((direction == 0) & (gaps != 0))).any(1)
+    if endless:
+        wrong |= np.isnan(times).any(1) | np.isinf(times[:, 0])
+    else:
+        wrong |= ~np.isfinite(times).all(1)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
+        ends = "finite but for the last ones" if endless else "finite (if no event is terminal)"
         raise InputError(
-            f"t[{row}] = {times[row].tolist()!s:.120}: the times of a row must be finite, and increase or decrease "
+            f"t[{row}] = {times[row].tolist()!s:.120}: the times of a row must be {ends}, and increase or decrease "
             "(they may repeat)"
         )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import attrs
-import numpy as np
 import torch
 from torch import Tensor
 
 from odekit.core.events import SECOND, Event, Watch
 from odekit.core.first_only import first_only
 from odekit.core.rows.selection import Selection
-from odekit.core.solution import EventLog
 from odekit.core.state import Layout
 from odekit.errors import GradientError, InputError
 
@@ -64,7 +61,7 @@ class RowWatch:
         return after.index_select(0, rows.tensor)
 
     def _told(self, t: Tensor, y: Tensor, rows: Selection) -> tuple[Tensor, Any]:
-        t = self.t.reshape(-1).index_copy(0, rows.tensor, t.reshape(-1).to(self.t.dtype))
+        t = self.t.reshape(-1).index_copy(0, rows.tensor, t.reshape(-1).to(self.t))
         return t.reshape(-1, *self.column), self.layout.unpack(self.y.index_copy(0, rows.tensor, y))
 
 
@@ -117,34 +114,3 @@ def located_rows(watch: RowWatch, t: Tensor, y: Tensor, slope: Tensor, rows: Sel
     value = first_only(value, SECOND)
     shift = (value.detach() - value) / rate
     return t + shift.to(t), y + slope * shift.reshape(told.shape)
-
-
-@attrs.frozen(eq=False)
-class Crossings:
-    """Events that happened, those of a row in the order in which they did.
-
-    Attributes:
-        row, event: ``[N]``, of which row and which event.
-        t, y: the times ``[N]`` and the packed states ``[N, ...]``.
-    """
-
-    row: np.ndarray
-    event: np.ndarray
-    t: Tensor
-    y: Tensor
-
-    def log(self, event: int, count: int, ts: Tensor, layout: Layout) -> EventLog:
-        """Those of one event as ``[B, K]``, NaN where a row has fewer than K; in the dtype of ``ts``."""
-        chosen = np.flatnonzero(self.event == event)
-        chosen = chosen[np.argsort(self.row[chosen], kind="stable")]
-        row = self.row[chosen]
-        rank = np.arange(len(row)) - np.searchsorted(row, row)
-        place = np.full((count, int(rank.max(initial=-1)) + 1), len(chosen))
-        place[row, rank] = np.arange(len(chosen))
-        padded = Selection(place.reshape(-1), self.y.device)
-        picked = Selection(chosen, self.y.device)
-        times = self.t.index_select(0, picked.tensor.to(self.t.device)).to(ts)
-        states = self.y.index_select(0, picked.tensor)
-        times = torch.cat([times, times.new_full((1,), math.nan)]).index_select(0, padded.tensor.to(times.device))
-        states = torch.cat([states, states.new_full((1, *states.shape[1:]), math.nan)]).index_select(0, padded.tensor)
-        return EventLog(times.reshape(place.shape), layout.unpack(states.reshape(*place.shape, *states.shape[1:])))
