@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,17 +13,15 @@ import torch
 from torch import Tensor
 
 from odekit.compat.dynamics import Dynamics
-from odekit.compat.errors import ArgumentError, as_assertions
+from odekit.compat.errors import ArgumentError
+from odekit.compat.events import First
 from odekit.compat.norms import StateNorm, on_packed
 from odekit.compat.plans import Plan, Span
 from odekit.core.callbacks import Callbacks
-from odekit.core.events import Event, Watch, located
-from odekit.core.field import Field
+from odekit.core.events import Event
 from odekit.core.solution import Solution
 from odekit.core.state import lay_out
 from odekit.solving import solve
-
-EventFn = Callable[[Tensor, Any], Tensor]
 
 
 @attrs.frozen(eq=False)
@@ -40,6 +39,7 @@ class Call:
     Attributes:
         norm: of a state nested as y0.
         options: those that the method takes.
+        event: what ends the solve; None where the last time does.
     """
 
     func: Callable[[Tensor, Any], Any]
@@ -50,20 +50,19 @@ class Call:
     norm: StateNorm
     options: Mapping[str, Any]
     hooks: Callbacks
-    event_fn: EventFn | None = None
+    event: First | None = None
 
     @property
     def span(self) -> Span:
         """What is to be solved."""
-        return Span(self.func, self.y0, None if self.event_fn is not None else self.t, float(self.t[0].detach()))
+        return Span(self.func, self.y0, None if self.event is not None else self.t, float(self.t[0].detach()))
 
     def solved(self, plan: Plan) -> Answer:
         """What odekit answers, with gradients through every operation."""
-        if self.event_fn is None:
+        if self.event is None:
             return Answer(self._solution(plan, self.t, dense=False).ys)
         end = torch.copysign(torch.full_like(self.t[0], torch.inf), (self.t[1] - self.t[0]).detach())
-        event = Event(first_of(self.event_fn, self.t[0], self.y0))
-        solution = self._solution(plan, torch.stack([self.t[0], end]), dense=False, events=event)
+        solution = self._solution(plan, torch.stack([self.t[0], end]), dense=False, events=Event(self.event))
         states = optree.tree_map(lambda y0, y1: torch.stack([y0, y1]), self.y0, solution.y1)
         return Answer(states, solution.events[0].ts[-1].to(self.t))
 
@@ -75,35 +74,11 @@ class Call:
         _, layout = lay_out(self.y0)
         adaptive = plan.control.adaptive  # a fixed-step method iterates to odekit's own tolerances
         rtol, atol = (tolerance(value) if adaptive else None for value in (self.rtol, self.atol))
-        with as_assertions():
-            return solve(
-                Dynamics(self.func), self.y0, t, solver=plan.solver, control=plan.control, rtol=rtol, atol=atol,
-                norm=on_packed(self.norm, layout), max_steps=plan.max_steps, events=events,
-                step_times=plan.step_times, jump_times=plan.jump_times, callback=self.hooks, dense=dense,
-            )  # fmt: skip
-
-
-def first_of(event_fn: EventFn, t0: Tensor, y0: Any) -> EventFn:
-    """An event function of several numbers as one that crosses zero where the first of them does."""
-    with torch.no_grad():
-        signs = torch.sign(event_fn(t0.detach(), optree.tree_map(torch.detach, y0)))
-    if signs.numel() == 1:
-        return lambda t, y: event_fn(t, y).reshape(())
-    return lambda t, y: (event_fn(t, y) * signs).amin()
-
-
-def reached(func: Callable[[Tensor, Any], Any], event_fn: EventFn, t: Tensor, states: Any) -> tuple[Tensor, Any]:
-    """An event found at ``t``, and the states ``[2, ...]`` at the start and there, with the gradient of its time.
-
-    ``states`` come with the gradient that they have at a fixed time.
-    """
-    y0, y1 = (optree.tree_map(lambda leaf, k=k: leaf[k], states) for k in (0, 1))
-    start, _ = lay_out(y0)
-    end, layout = lay_out(y1)
-    with torch.no_grad():
-        slope = Field(Dynamics(func), (), layout, end, (float(t), float(t)))(float(t), end)
-    t, end = located(Watch(Event(first_of(event_fn, t, y1)), layout, ()), t, end, slope)
-    return t, layout.unpack(torch.stack([start, end]))
+        return solve(
+            Dynamics(self.func), self.y0, t, solver=plan.solver, control=plan.control, rtol=rtol, atol=atol,
+            norm=on_packed(self.norm, layout), max_steps=plan.max_steps, events=events,
+            step_times=plan.step_times, jump_times=plan.jump_times, callback=self.hooks, dense=dense,
+        )  # fmt: skip
 
 
 def checked_times(t: Any, event: bool) -> Tensor:
@@ -116,6 +91,8 @@ def checked_times(t: Any, event: bool) -> Tensor:
         raise ArgumentError(f"t is a {type(t).__name__}; expected a tensor of times [T], the first being t0")
     if t.ndim != 1:
         raise ArgumentError(f"t has shape {tuple(t.shape)}; expected [T], one-dimensional")
+    if not len(t):
+        raise ArgumentError("t is empty; expected [T], the first being t0")
     if not t.is_floating_point():
         raise ArgumentError(f"t has dtype {t.dtype}; expected floating-point times, such as t.double()")
     if event and len(t) != 2:
@@ -127,6 +104,14 @@ def checked_times(t: Any, event: bool) -> Tensor:
     if not (all(a < b for a, b in pairs) or all(a > b for a, b in pairs)):
         raise ArgumentError("t must be strictly increasing or decreasing")
     return t
+
+
+def in_one_dtype(y0: Any) -> Any:
+    """A tuple of tensors in the dtype that holds them all; anything else as it is."""
+    if not (isinstance(y0, tuple) and y0 and all(isinstance(part, Tensor) for part in y0)):
+        return y0
+    dtype = functools.reduce(torch.promote_types, (part.dtype for part in y0))
+    return tuple(part.to(dtype) for part in y0)
 
 
 def tolerance(value: Any) -> Any:

@@ -45,7 +45,7 @@ def callbacks_of(func: Any, supported: frozenset[str], dtype: torch.dtype, metho
     found = {name: getattr(func, name + suffix) for name in _HOOKS if hasattr(func, name + suffix)}
     useless = sorted(found.keys() - supported)
     if useless:
-        warnings.warn(f"Solver {method!r} does not support callbacks {useless}", stacklevel=4)
+        warnings.warn(f"Solver {method!r} does not support callbacks {useless}", stacklevel=5)
     attempt, accept, reject = (
         _told(found[name], dtype) if name in found and name in supported else None for name in _HOOKS
     )

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from odekit.core.solution import Status
-from odekit.errors import InputError, SolveError
+from odekit.errors import DynamicsError, InputError, SolveError
 
 
 class ArgumentError(InputError, TypeError, AssertionError):
@@ -26,11 +26,13 @@ _THEIR_WORDS = {
 
 @contextlib.contextmanager
 def as_assertions() -> Iterator[None]:
-    """Turns a SolveError into an IntegrationError whose message begins with torchdiffeq's words."""
+    """Turns odekit's errors into those above; the message of a failed solve begins with torchdiffeq's words."""
     try:
         yield
-    except IntegrationError:
+    except (ArgumentError, DynamicsError, IntegrationError):
         raise
+    except InputError as error:
+        raise ArgumentError(str(error)) from error
     except SolveError as error:
         words = next((words for status, words in _THEIR_WORDS.items() if error.status is status), "")
         raise IntegrationError(f"{words}{error}", error.status, error.solution) from error

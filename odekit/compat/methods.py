@@ -13,6 +13,7 @@ from torch import Tensor
 
 from odekit.compat import plans
 from odekit.compat.call import Answer, Call
+from odekit.compat.errors import ArgumentError
 from odekit.compat.plans import Plan, Span
 from odekit.core.callbacks import Callbacks
 from odekit.core.course import Course
@@ -24,6 +25,8 @@ from odekit.core.tolerance import Tolerance, default_tolerances
 from odekit.errors import SolveError
 from odekit.gradients.augmented import Augmented
 from odekit.registry import catalog
+
+_ADAMS_ORDER, _ADAMS_MAX_ORDER = 4, 12
 
 
 class Method(ABC):
@@ -51,7 +54,7 @@ class Method(ABC):
         """The options that this method takes, the others being named in a warning as in torchdiffeq."""
         strange = {key: value for key, value in options.items() if key not in self.options}
         if strange:
-            warnings.warn(f"{name}: Unexpected arguments {strange}", stacklevel=4)
+            warnings.warn(f"{name}: Unexpected arguments {strange}", stacklevel=5)
         return {key: value for key, value in options.items() if key in self.options}
 
 
@@ -141,12 +144,19 @@ class FixedImplicit(Fixed):
 class Adams(Fixed):
     """A multistep method.
 
-    Its order is ``max_order``, at most 8, and 4 by default. The corrector is applied once, so that ``max_iters`` and
-    ``implicit`` have no effect.
+    Its order is ``max_order``, at most 8, and 4 by default; below 4 it is ``rk4``. The corrector is applied once, or
+    not at all with ``implicit=False``; ``max_iters`` has no effect.
     """
 
     options = Fixed.options | {"max_order", "max_iters", "implicit"}
 
     def made(self, options: Mapping[str, Any]) -> ODESolver:
-        solver: Any = super().made(options)
-        return attrs.evolve(solver, order=min(max(int(options.get("max_order", 4)), 2), 8))
+        order = int(options.get("max_order", _ADAMS_ORDER))
+        if order > _ADAMS_MAX_ORDER:
+            raise ArgumentError(f"max_order={order}: expected at most {_ADAMS_MAX_ORDER}")
+        if order < _ADAMS_ORDER:
+            warnings.warn(f"max_order is below {_ADAMS_ORDER}, so the solver reduces to `rk4`.", stacklevel=6)
+            return Fixed("rk4-38").made(options)
+        family = self if options.get("implicit", True) else Fixed("adams_bashforth")
+        solver: Any = Fixed(family.solver).made(options)
+        return attrs.evolve(solver, order=min(order, 8))

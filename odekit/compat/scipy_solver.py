@@ -36,7 +36,7 @@ class Scipy(Method):
     callbacks = frozenset()
 
     def solve(self, call: Call) -> Answer:
-        if call.event_fn is not None:
+        if call.event is not None:
             raise ArgumentError("method='scipy_solver' finds no events; choose another one, such as 'dopri5'")
         y0, layout = lay_out(call.y0)
         times = [float(time) for time in call.t.detach().tolist()]

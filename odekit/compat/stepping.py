@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
 
 from odekit.core.control import PIDControl
@@ -62,8 +63,12 @@ class FlooredControl(PIDControl):
         return verdict
 
 
-def step_grid(t0: float, t1: float, step_size: float) -> tuple[float, ...]:
-    """Times ``step_size`` apart from ``t0`` to ``t1``, the last interval being what is left."""
-    count = max(1, math.ceil(abs(t1 - t0) / step_size - 1e-3))
-    step = math.copysign(step_size, t1 - t0)
-    return (*(t0 + n * step for n in range(count)), t1)
+def step_grid(t0: Tensor, t1: Tensor, step_size: float) -> Tensor:
+    """Times ``step_size`` apart from ``t0`` to ``t1``, the last interval being what is left.
+
+    A millionth of the span is no interval of its own: it comes from times in single precision.
+    """
+    span = float(t1.detach() - t0.detach())
+    count = max(1, math.ceil(abs(span) / step_size * (1 - 1e-6)))
+    distances = torch.arange(count, dtype=t0.dtype, device=t0.device) * math.copysign(step_size, span)
+    return torch.cat([t0 + distances, t1.reshape(1)])

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from odekit.compat.adjoint import Back, adjoint_norm, parameters_of, solve_with_adjoint
-from odekit.compat.call import Call, EventFn, checked_times, reached
+from odekit.compat.call import Call, checked_times, in_one_dtype
 from odekit.compat.dynamics import callbacks_of
-from odekit.compat.errors import ArgumentError
+from odekit.compat.errors import ArgumentError, as_assertions
+from odekit.compat.events import EventFn, first_of, reached
 from odekit.compat.methods import Adams, Adaptive, Fixed, FixedImplicit, Method, Native
 from odekit.compat.norms import usual
 from odekit.compat.scipy_solver import Scipy
@@ -54,6 +55,7 @@ SOLVERS: dict[str, Method] = {
 Func = Callable[[Tensor, Any], Any]
 
 
+@as_assertions()
 def odeint(
     func: Func,
     y0: Any,
@@ -91,6 +93,7 @@ def odeint(
     return answer.states if event_fn is None else (answer.event_t, answer.states)
 
 
+@as_assertions()
 def odeint_adjoint(
     func: Func,
     y0: Any,
@@ -137,12 +140,12 @@ def odeint_adjoint(
     if len(parameters) < len(everything) and callable(given.get("norm")):
         warnings.warn(
             "some adjoint_params do not require grad; they are left out, and the adjoint norm does not see them",
-            stacklevel=2,
+            stacklevel=3,
         )
     name = adjoint_method or method or "dopri5"
     backwards = _named(name)
     given = backwards.known(name, given)
-    given["norm"] = adjoint_norm(given, call.norm, y0)
+    given["norm"] = adjoint_norm(given, call.norm, call.y0)
     back = Back(
         backwards,
         call.rtol if adjoint_rtol is None else adjoint_rtol,
@@ -150,14 +153,14 @@ def odeint_adjoint(
         given,
         callbacks_of(func, backwards.callbacks, _time_dtype(t, given), name, "_adjoint"),
     )
-    if event_fn is None:
+    if call.event is None:
         return solve_with_adjoint(call, chosen, back, parameters)
     with torch.no_grad():
         found = chosen.solve(call).event_t
     assert found is not None
     times = torch.stack([call.t[0], found])
-    states = solve_with_adjoint(attrs.evolve(call, t=times, event_fn=None), chosen, back, parameters)
-    return reached(func, event_fn, found, states)
+    states = solve_with_adjoint(attrs.evolve(call, t=times, event=None), chosen, back, parameters)
+    return reached(func, call.event, found, states)
 
 
 def odeint_event(
@@ -185,6 +188,7 @@ def odeint_event(
     return odeint_interface(func, y0, t, event_fn=event_fn, **kwargs)
 
 
+@as_assertions()
 def odeint_dense(
     func: Func,
     y0: Any,
@@ -205,7 +209,7 @@ def odeint_dense(
     chosen, call = _posed(func, y0, t, rtol, atol, method, options, None)
     if not isinstance(chosen, Native):
         raise ArgumentError(f"method={method!r} has no dense output; choose another one, such as 'dopri5'")
-    return call.interpolant(chosen.plan(call.options, call.span))
+    return call.interpolant(chosen.plan({"interp": "cubic", **call.options}, call.span))
 
 
 def _posed(
@@ -221,9 +225,10 @@ def _posed(
     name = method or "dopri5"
     chosen = _named(name)
     known = chosen.known(name, options or {})
-    t = checked_times(t, event_fn is not None)
+    t, y0 = checked_times(t, event_fn is not None), in_one_dtype(y0)
+    event = None if event_fn is None else first_of(event_fn, t[0], y0)
     hooks = callbacks_of(func, chosen.callbacks, _time_dtype(t, known), name)
-    return chosen, Call(func, y0, t, rtol, atol, known.get("norm", usual(y0)), known, hooks, event_fn)
+    return chosen, Call(func, y0, t, rtol, atol, known.get("norm", usual(y0)), known, hooks, event)
 
 
 def _named(name: str) -> Method:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import math
 from typing import Any
 
 import attrs
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from odekit.core.protocols import ODESolver, Step, VectorField
-from odekit.core.times import Time, coefficient
+from odekit.core.times import Time, coefficient, host
 from odekit.core.tolerance import Tolerance
 
 
@@ -28,14 +30,6 @@ class Wrapped(ODESolver):
         return self.inner.order
 
     @property
-    def error_order(self) -> int | None:  # type: ignore[override]
-        return self.inner.error_order
-
-    @property
-    def implicit(self) -> bool:  # type: ignore[override]
-        return self.inner.implicit
-
-    @property
     def memoryless(self) -> bool:  # type: ignore[override]
         return self.inner.memoryless
 
@@ -48,8 +42,8 @@ class Wrapped(ODESolver):
     def step(self, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Step:
         return self.inner.step(f, t0, t1, y0, carry)
 
-    def replay(self, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Tensor:
-        return self.inner.replay(f, t0, t1, y0, carry)
+    def advance(self, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Step:
+        return self.inner.advance(f, t0, t1, y0, carry)
 
     def densify(self, f: VectorField, step: Step) -> Step:
         return self.inner.densify(f, step)
@@ -67,3 +61,41 @@ class Linear(Wrapped):
 
     def interpolate(self, step: Step, theta: Time) -> Tensor:
         return torch.add(step.y0, coefficient(theta, step.y0) * (step.y1 - step.y0))
+
+
+@attrs.frozen(eq=False)
+class Differentiated(Wrapped):
+    """Steps begin and end at points of a grid that is differentiated with respect to.
+
+    Attributes:
+        grid: ``[N]``, monotone; the host times of the solve are its values.
+    """
+
+    grid: Tensor
+    _rising: list[float] = attrs.field(init=False, repr=False)
+
+    @_rising.default
+    def _(self) -> list[float]:
+        points = self.grid.detach().tolist()
+        return [point * self._sign for point in points]
+
+    @property
+    def _sign(self) -> float:
+        first, last = self.grid[[0, -1]].detach().tolist()
+        return math.copysign(1.0, last - first)
+
+    def _at(self, t: Time) -> Tensor:
+        """The point of the grid nearest to ``t``."""
+        wanted = host(t) * self._sign
+        after = bisect.bisect_left(self._rising, wanted)
+        near = (k for k in (after - 1, after) if 0 <= k < len(self._rising))
+        return self.grid[min(near, key=lambda k: abs(self._rising[k] - wanted))]
+
+    def init(self, f: VectorField, t0: Time, y0: Tensor, f0: Tensor | None = None) -> Any:
+        return self.inner.init(f, self._at(t0), y0, f0)
+
+    def step(self, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Step:
+        return self.inner.step(f, self._at(t0), self._at(t1), y0, carry)
+
+    def advance(self, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Step:
+        return self.inner.advance(f, self._at(t0), self._at(t1), y0, carry)

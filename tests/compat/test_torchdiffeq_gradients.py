@@ -70,6 +70,19 @@ def test_gradients_are_those_of_the_native_solve(solve: Callable[..., Any]) -> N
         torch.testing.assert_close(found, expected, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{}, {"step_size": 0.15}, {"step_size": 0.15, "interp": "cubic"}])
+@pytest.mark.parametrize("method", ["euler", "rk4"])
+def test_on_a_grid_the_gradient_in_time_is_that_of_the_numbers(method: str, options: dict[str, Any]) -> None:
+    """However coarse the grid, which moves with the output times."""
+
+    def solved(t: Tensor) -> Tensor:
+        return torchdiffeq.odeint(lambda t, y: torch.sin(3 * t) * torch.cos(y), y0, t, method=method, options=options)
+
+    y0 = torch.tensor([0.5, 2.0], dtype=DOUBLE)
+    for ends in ((0.0, 1.0), (1.0, 0.0)):
+        assert torch.autograd.gradcheck(solved, torch.linspace(*ends, 4, dtype=DOUBLE).requires_grad_())
+
+
 def test_the_adjoint_gives_zeros_for_parameters_that_do_not_matter() -> None:
     net = Net()
     torchdiffeq.odeint_adjoint(net, leaves()[0], UNIT).sum().backward()
@@ -269,6 +282,35 @@ def test_a_start_on_the_surface_is_no_event() -> None:
     y0 = torch.tensor([0.0, 3.0], dtype=DOUBLE)
     t, _ = torchdiffeq.odeint(falling, y0, UNIT, event_fn=lambda t, y: y[0])
     close(t, 0.6)
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("several", [False, True])
+def test_a_jump_of_an_event_function_to_zero_ends_the_solve_there(adjoint: bool, several: bool) -> None:
+    """A limit in time that programs write into their event function."""
+
+    def event_fn(t: Tensor, y: Tensor) -> Tensor:
+        height = torch.zeros_like(y[0]) if t > 0.7 else y[0] + 100
+        return torch.stack([height, y[1] + 100]) if several else height
+
+    y0 = torch.tensor([2.0, 3.0], dtype=DOUBLE, requires_grad=True)
+    interface = functools.partial(torchdiffeq.odeint_adjoint, adjoint_params=()) if adjoint else torchdiffeq.odeint
+    t, states = torchdiffeq.odeint_event(
+        falling, y0, torch.tensor(0.0, dtype=DOUBLE), event_fn=event_fn, odeint_interface=interface
+    )
+    close(t, 0.7)
+    close(torch.autograd.grad(states[1, 0], y0)[0], [1.0, 0.7], tol=1e-5)
+
+
+def test_an_event_at_an_exact_zero_has_its_gradient() -> None:
+    """dy/dt = 1 meets y = 1 at t = 1 - y0, to the last bit."""
+    for interface in (torchdiffeq.odeint, functools.partial(torchdiffeq.odeint_adjoint, adjoint_params=())):
+        y0 = torch.zeros(1, dtype=DOUBLE, requires_grad=True)
+        t, _ = torchdiffeq.odeint_event(
+            lambda t, y: torch.ones_like(y), y0, torch.tensor(0.0, dtype=DOUBLE), odeint_interface=interface,
+            event_fn=lambda t, y: torch.cat([y - 1, y + 5]),
+        )  # fmt: skip
+        close(torch.autograd.grad(t, y0)[0], [-1.0])
 
 
 def test_an_event_that_does_not_happen_ends() -> None:

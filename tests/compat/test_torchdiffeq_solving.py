@@ -106,12 +106,17 @@ def test_perturb_keeps_f_inside_of_steps(method: str) -> None:
     assert all(0 < t < 1 for t in f.times)
 
 
-def test_linear_interpolation_is_there_for_the_asking() -> None:
+@pytest.mark.parametrize("method", ["euler", "midpoint", "heun2", "heun3", "rk4"])
+def test_between_grid_points_lines_are_drawn_or_the_cubics_of_torchdiffeq(method: str) -> None:
     t = torch.tensor([0.0, 0.5, 1.0], dtype=DOUBLE)
-    y = torchdiffeq.odeint(decay, Y0, t, method="rk4", options={"step_size": 1.0, "interp": "linear"})
-    torch.testing.assert_close(y[1], (y[0] + y[2]) / 2)
-    y = torchdiffeq.odeint(decay, Y0, t, method="rk4", options={"step_size": 1.0, "interp": "cubic"})
-    torch.testing.assert_close(y[1], Y0 * math.exp(-0.5), rtol=2e-2, atol=0)
+    for options in ({}, {"interp": "linear"}):
+        f = Counted(driven)
+        y = torchdiffeq.odeint(f, Y0, t, method=method, options={"step_size": 1, **options})
+        torch.testing.assert_close(y[1], (y[0] + y[2]) / 2)
+        assert f.calls <= 4
+    y = torchdiffeq.odeint(driven, Y0, t, method=method, options={"step_size": 1, "interp": "cubic"})
+    slopes = [torch.cos(time) * state for time, state in zip(t[[0, 2]], y[[0, 2]], strict=True)]
+    torch.testing.assert_close(y[1], (y[0] + y[2]) / 2 + (slopes[0] - slopes[1]) / 8)
 
 
 @pytest.mark.parametrize("method", ["dopri5", "dopri8", "rk4", "gl6", "implicit_adams"])
@@ -136,6 +141,12 @@ def test_tuples_with_tolerances_of_their_own() -> None:
     assert (z.shape, integral.shape) == ((2, 3, 2), (2, 3, 1))
     torch.testing.assert_close(z[1], y0[0] * math.exp(-1), rtol=1e-5, atol=0)
     torch.testing.assert_close(integral[1], 2 * (1 - math.exp(-1)) + y0[1], rtol=1e-4, atol=0)
+
+
+def test_a_tuple_of_several_dtypes_is_solved_in_the_widest() -> None:
+    y0 = Y0, torch.ones(1)
+    y = torchdiffeq.odeint(lambda t, y: (-y[0], -y[1]), y0, UNIT)
+    assert [part.dtype for part in y] == [DOUBLE, DOUBLE]
 
 
 def test_dy_in_another_dtype_is_cast() -> None:
@@ -267,6 +278,11 @@ def test_a_nan_is_an_assertion() -> None:
         ({"event_fn": decay, "t": torch.tensor([0.0, 1.0, 2.0])}, ValueError, "3 entries"),
         ({"event_fn": decay, "method": "euler"}, AssertionError, "step_size"),
         ({"event_fn": decay, "method": "scipy_solver"}, ValueError, "no events"),
+        ({"t": UNIT[:0]}, ValueError, "empty"),
+        ({"method": "euler", "options": {"step_size": -0.1}}, ValueError, "positive"),
+        ({"method": "euler", "options": {"step_size": 0}}, ValueError, "positive"),
+        ({"options": {"step_t": [0.5], "jump_t": torch.tensor([0.5])}}, ValueError, "twice"),
+        ({"y0": (Y0, Y0), "rtol": (1e-3,)}, AssertionError, "rtol"),
     ],
 )
 def test_mistakes_are_told(change: dict[str, Any], error: type[Exception], words: str) -> None:
@@ -274,13 +290,28 @@ def test_mistakes_are_told(change: dict[str, Any], error: type[Exception], words
         torchdiffeq.odeint(**{"func": decay, "y0": Y0, "t": UNIT, **change})
 
 
+def adams(method: str, **options: Any) -> tuple[Tensor, int]:
+    f = Counted(driven)
+    return torchdiffeq.odeint(f, Y0, UNIT, method=method, options={"step_size": 0.05, **options}), f.calls
+
+
 def test_the_adams_orders() -> None:
-    calls = []
-    for order in (2, 4, 12):
-        f = Counted(driven)
-        torchdiffeq.odeint(f, Y0, UNIT, method="explicit_adams", options={"step_size": 0.05, "max_order": order})
-        calls.append(f.calls)
+    calls = [adams("explicit_adams", max_order=order)[1] for order in (4, 6, 12)]
     assert calls[0] < calls[1] < calls[2]  # the higher the order, the more a start costs
+    with pytest.raises(AssertionError, match="at most 12"):
+        adams("explicit_adams", max_order=13)
+
+
+def test_adams_methods_below_order_four_are_rk4() -> None:
+    with pytest.warns(UserWarning, match="reduces to `rk4`"):
+        y, _ = adams("implicit_adams", max_order=3)
+    torch.testing.assert_close(y, torchdiffeq.odeint(driven, Y0, UNIT, method="rk4", options={"step_size": 0.05}))
+
+
+def test_the_corrector_may_be_left_out() -> None:
+    explicit = adams("explicit_adams")
+    assert torch.equal(adams("implicit_adams", implicit=False)[0], explicit[0])
+    assert adams("implicit_adams")[1] > explicit[1]
 
 
 def test_scipy_has_no_gradient_and_says_so() -> None:
