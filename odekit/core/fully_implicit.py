@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odekit.core import lanes
 from odekit.core.implicit_runge_kutta import ImplicitRungeKutta, verdicts
 from odekit.core.linear import Linear
-from odekit.core.nonlinear import Newton, coupled_gradient, finite, is_differentiated, pick
-from odekit.core.protocols import Step, VectorField
+from odekit.core.nonlinear import Newton, coupled_gradient, finite, pick
+from odekit.core.protocols import ODESolver, Step, VectorField
 from odekit.core.reuse import Kept, Linearisation, by_row
 from odekit.core.runge_kutta import ButcherTableau, stage_times
 from odekit.core.solution import Status
@@ -58,8 +59,6 @@ class FullyImplicitRungeKutta(ImplicitRungeKutta):
     is none, the modulus of the first pair. Dense output is the collocation polynomial, of degree s, or the cubic
     Hermite interpolant where that is better.
     """
-
-    newton: Newton = attrs.field(factory=lambda: Newton(fraction=1e-3))
 
     _parts: ClassVar[_Parts]
 
@@ -117,7 +116,7 @@ class FullyImplicitRungeKutta(ImplicitRungeKutta):
             slopes = _mix(parts.inverse, z)  # dt k_i
             slope = carry.slope if carry.slope is not None else f(t0, start)
             error = self._error(f, t0, t1, start, start + z[-1], slope, slopes, matrix, carry.careful)
-        if torch.is_grad_enabled() or is_differentiated(y0) or is_differentiated(z):
+        if torch.is_grad_enabled() or lanes.differentiated(y0) or lanes.differentiated(z):
             ys = coupled_gradient(f, times, y0, dt, parts.a, start + z.detach(), linear)
             z = z.detach() + (ys - ys.detach()) - (y0 - y0.detach())  # the numbers are those without gradients
         y1 = y0 + (z[-1] if tableau.stiffly_accurate else _mix(parts.end[None], z)[0])
@@ -154,7 +153,7 @@ class FullyImplicitRungeKutta(ImplicitRungeKutta):
         error = filtered.solve(parts.gamma * dt * slope + rest)
         error = error if y0.is_complex() else error.real
         if careful.any():
-            again = careful & np.atleast_1d(np.asarray((tolerance.ratio(error, y0, y1) > 1).tolist()))
+            again = careful & np.atleast_1d(np.asarray(lanes.worst(tolerance.ratio(error, y0, y1))) > 1)
             if again.any():
                 refined = filtered.solve(parts.gamma * dt * f(t0, y0 + error) + rest)
                 error = pick(again, refined if y0.is_complex() else refined.real, error, 0)
@@ -175,6 +174,9 @@ class FullyImplicitRungeKutta(ImplicitRungeKutta):
                 weight = (weight + factor) * theta
             y = y + coefficient(weight, y) * z[i]
         return y
+
+    def derivative(self, step: Step, theta: Time) -> Tensor:
+        return ODESolver.derivative(self, step, theta) if self._parts.collocated else super().derivative(step, theta)
 
 
 @attrs.frozen(eq=False)

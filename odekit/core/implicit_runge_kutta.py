@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odekit.core import lanes
 from odekit.core.linear import Auto, Linear, resolve_linear
-from odekit.core.nonlinear import Newton, finite, implicit_gradient, is_differentiated, pick
+from odekit.core.nonlinear import Newton, finite, implicit_gradient, pick
 from odekit.core.protocols import ODESolver, Step, VectorField
 from odekit.core.reuse import Kept, Linearisation, by_row
 from odekit.core.runge_kutta import ButcherTableau, RungeKutta, combine, stage_times, weighted
@@ -92,8 +93,11 @@ class DiagonallyImplicitRungeKutta(ImplicitRungeKutta):
             raise TableauError(
                 f"{cls.__name__}: stages depend on later ones; this base solves them one after the other"
             )
-        if tableau.b_dense is not None:
-            raise TableauError(f"{cls.__name__}: this base has the cubic Hermite interpolant only; leave b_dense out")
+        if tableau.c_dense:
+            raise TableauError(
+                f"{cls.__name__}: this base makes its dense output from the stages of the step alone; "
+                "leave c_dense and a_dense out"
+            )
 
     def init(self, f: VectorField, t0: Time, y0: Tensor, f0: Tensor | None = None) -> Carry:
         slope = f0 if self._first_is_explicit else None
@@ -134,7 +138,7 @@ class DiagonallyImplicitRungeKutta(ImplicitRungeKutta):
             serves, y = (serves & solved.serves) | matrix.renewed, solved.y
             if not any(status.ok for status in statuses):
                 break
-            if torch.is_grad_enabled() or is_differentiated(y):
+            if torch.is_grad_enabled() or lanes.differentiated(y):
                 y = implicit_gradient(f, times[i], base, own, y, linear)
             ks.append((y - base) / coefficient(own, y))
         again = matrix.to_retry()
@@ -155,6 +159,8 @@ class DiagonallyImplicitRungeKutta(ImplicitRungeKutta):
         return Step(t0, t1, y0, y1, error, carry=handed, dense=ks, retry=retry, **said)
 
     def densify(self, f: VectorField, step: Step) -> Step:
+        if self.tableau.b_dense is not None:
+            return step
         ks = step.dense
         f0 = ks[0] if self._first_is_explicit else f(step.t0, step.y0)
         f1 = ks[-1] if self.tableau.stiffly_accurate else f(step.t1, step.y1)

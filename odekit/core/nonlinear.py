@@ -9,8 +9,8 @@ import attrs
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
 
+from odekit.core import lanes
 from odekit.core.first_only import first_only
 from odekit.core.linear import Linear
 from odekit.core.protocols import VectorField
@@ -92,14 +92,15 @@ class Newton:
 
     Attributes:
         max_iterations: after these it counts as diverged.
-        fraction: of the tolerance of the solve.
+        fraction: of the tolerance of the solve. What iterations leave adds up over the steps, of which there are many
+            where the tolerance is tight.
         slow: a contraction above this asks for a new Jacobian at once.
         reuse: one above this, in more than two iterations, asks for a new Jacobian in the next step.
         tolerance: of the solve; filled in by it.
     """
 
     max_iterations: int = attrs.field(default=15, validator=_at_least_one)
-    fraction: float = attrs.field(default=0.01, validator=_fraction)
+    fraction: float = attrs.field(default=1e-3, validator=_fraction)
     slow: float = attrs.field(default=0.2, validator=_fraction)
     reuse: float = attrs.field(default=1e-3, validator=_fraction)
     tolerance: Tolerance = attrs.field(factory=lambda: Tolerance(1e-6, 1e-8))
@@ -133,7 +134,7 @@ class Newton:
             residual = system.residual(y)
             update = system.correction(residual)
             trial = y + update
-            sizes = np.atleast_1d(np.asarray(system.size(update, trial).tolist()))
+            sizes = np.atleast_1d(np.asarray(lanes.worst(system.size(update, trial))))
             seen = moving & (previous < math.inf)
             with np.errstate(all="ignore"):
                 rate = sizes / previous
@@ -196,8 +197,8 @@ def pick(which: np.ndarray, a: Tensor, b: Tensor, axis: int) -> Tensor:
 def finite(x: Tensor, count: int, axis: int) -> np.ndarray:
     """In which of ``count`` systems, which lie along ``axis`` if there are several, ``x`` is finite."""
     if count == 1:
-        return np.array([bool(x.isfinite().all())])
-    return np.asarray(x.movedim(axis, 0).isfinite().unsqueeze(-1).flatten(1).all(1).tolist())
+        return np.array([lanes.everywhere(x.isfinite().all())])
+    return np.asarray(lanes.everywhere(x.movedim(axis, 0).isfinite().unsqueeze(-1).flatten(1).all(1)))
 
 
 _SECOND = (
@@ -214,7 +215,7 @@ def implicit_gradient(f: VectorField, t: Tensor, base: Tensor, h: Time, y: Tenso
     """
     y = y.detach()
     right = base + coefficient(h, y) * f(t, _Held.apply(y, base))
-    if not is_differentiated(right):
+    if not lanes.differentiated(right):
         return y
     factors = f.linearised(t, y, linear.exact()).factored(host(h))
     right = first_only(right, _SECOND)
@@ -230,18 +231,13 @@ def coupled_gradient(
     h = coefficient(dt, y0)
     rows = [y0 + h * sum(weight * k for weight, k in zip(row, slopes, strict=True)) for row in a.tolist()]
     right = torch.stack(rows)
-    if not is_differentiated(right):
+    if not lanes.differentiated(right):
         return ys
     exact = linear.exact()
     parts = [f.linearised(t, y, exact) for t, y in zip(times, ys, strict=True)]
     factors = exact.coupled(parts, np.multiply.outer(host(dt), a))
     right = first_only(right, _SECOND)
     return ys + factors.solve(right - right.detach())
-
-
-def is_differentiated(x: Tensor) -> bool:
-    """Whether derivatives flow through ``x``, in reverse or in forward mode."""
-    return x.requires_grad or unpack_dual(x).tangent is not None
 
 
 class _Held(torch.autograd.Function):

@@ -21,6 +21,7 @@ from odekit.core.times import Time, coefficient
 from odekit.errors import InputError, TableauError
 
 _ROUNDING = 1e-10
+_INSIDE = (0.25, 0.5, 0.75)
 
 
 def _row(values: Iterable[float]) -> tuple[float, ...]:
@@ -135,6 +136,18 @@ class RosenbrockTable:
             order += 1
         return order
 
+    @functools.cached_property
+    def dense_order(self) -> int | None:
+        """The order of the dense output at every point; None for the Hermite interpolant."""
+        if self.dense is None:
+            return None
+        order = 0
+        while order < 8 and all(
+            self.defect(self.dense_weights(theta), order + 1, theta)[0] <= _ROUNDING for theta in _INSIDE
+        ):
+            order += 1
+        return order
+
     def defect(self, weights: Sequence[float], order: int, theta: float = 1.0) -> tuple[float, Any]:
         """The largest violation of an order condition by these weights of the u_i, and its tree."""
         alpha = self.alpha.tolist()
@@ -160,7 +173,7 @@ class RosenbrockTable:
             )
         if self.m_error is not None and (self.error_order == 0 or not any(self.m_error)):
             raise TableauError("m - m_error is not a consistent method; its error estimate would mean nothing")
-        for theta in (0.25, 0.5, 0.75) if self.dense else ():
+        for theta in _INSIDE if self.dense else ():
             gap, tree = self.defect(self.dense_weights(theta), order - 1, theta)
             if gap > _ROUNDING:
                 raise TableauError(
@@ -210,6 +223,8 @@ class RosenbrockMethod(ODESolver):
         except TableauError as error:
             raise TableauError(f"{cls.__name__}: {error}") from None
         cls.error_order = cls.table.error_order
+        dense_order = cls.table.dense_order
+        cls.dense_order = min(cls.order, 3) if dense_order is None else dense_order
 
     def init(self, f: VectorField, t0: Time, y0: Tensor, f0: Tensor | None = None) -> bool:
         """Whether the matrix is made of blocks, one a row."""

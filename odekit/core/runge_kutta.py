@@ -267,6 +267,22 @@ class RungeKutta(ODESolver):
     def _check_shape(cls, tableau: ButcherTableau) -> None:
         """Raise TableauError if the base class cannot run such a tableau."""
 
+    def interpolate(self, step: Step, theta: Time) -> Tensor:
+        tableau, y0 = self.tableau, step.y0
+        if tableau.b_dense is None:
+            return super().interpolate(step, theta)
+        dt, weights = coefficient(step.t1 - step.t0, y0), tableau.dense_weights(theta)
+        if isinstance(theta, int | float):
+            return combine(y0, dt, weights, step.dense)
+        return y0 + dt * _mixed(weights, step.dense)
+
+    def derivative(self, step: Step, theta: Time) -> Tensor:
+        tableau, y0 = self.tableau, step.y0
+        if tableau.b_dense is None:
+            f0, f1 = step.dense
+            return hermite_slope(y0, step.y1, f0, f1, step.t1 - step.t0, theta)
+        return _mixed(tableau.dense_slopes(theta), step.dense)
+
 
 class ExplicitRungeKutta(RungeKutta):
     """An explicit Runge-Kutta method: a subclass names itself, its order and its tableau, and is complete.
@@ -331,22 +347,6 @@ class ExplicitRungeKutta(RungeKutta):
             ks.append(f(t, step.y1 if i == tableau.at_end else combine(step.y0, dt, rows[i], ks)))
         f1 = None if tableau.at_end is None else ks[tableau.at_end]
         return attrs.evolve(step, dense=ks, carry=f1 if tableau.c[0] == 0 else None)
-
-    def interpolate(self, step: Step, theta: Time) -> Tensor:
-        tableau, y0 = self.tableau, step.y0
-        if tableau.b_dense is None:
-            return super().interpolate(step, theta)
-        dt, weights = coefficient(step.t1 - step.t0, y0), tableau.dense_weights(theta)
-        if isinstance(theta, int | float):
-            return combine(y0, dt, weights, step.dense)
-        return y0 + dt * _mixed(weights, step.dense)
-
-    def derivative(self, step: Step, theta: Time) -> Tensor:
-        tableau, y0 = self.tableau, step.y0
-        if tableau.b_dense is None:
-            f0, f1 = step.dense
-            return hermite_slope(y0, step.y1, f0, f1, step.t1 - step.t0, theta)
-        return _mixed(tableau.dense_slopes(theta), step.dense)
 
 
 def _mixed(weights: Sequence[Time], ks: Sequence[Tensor]) -> Tensor:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 import odekit
+from odekit.core import lanes
 from odekit.core.differences import advanced, evaluated, respaced, sampled, weighted_sum
 from odekit.core.implicit_runge_kutta import Stage, verdicts
 from odekit.core.linear import Auto, Linear, resolve_linear
-from odekit.core.nonlinear import Newton, implicit_gradient, is_differentiated
+from odekit.core.nonlinear import Newton, implicit_gradient
 from odekit.core.protocols import ODESolver, Step, VectorField
 from odekit.core.reuse import Kept, Linearisation
 from odekit.core.solution import Status
@@ -73,7 +74,7 @@ def _an_order(instance: Any, attribute: Any, value: int) -> None:
 
 
 def _newton() -> Newton:
-    return Newton(max_iterations=6, slow=0.4, reuse=0.3)
+    return Newton(max_iterations=6, fraction=0.01, slow=0.4, reuse=0.3)
 
 
 @attrs.frozen(eq=False)
@@ -171,7 +172,7 @@ class BDF(ODESolver):
         y1 = solved.y
         if not said["status"].ok:
             return Step(t0, t1, y0, y1, carry=carry, retry=retry, **said)
-        if torch.is_grad_enabled() or is_differentiated(y1):
+        if torch.is_grad_enabled() or lanes.differentiated(y1):
             y1 = implicit_gradient(f, time, base, h, y1, carry.linear)
         last = y1 - predicted
         passed = advanced(differences, order, last)
@@ -206,7 +207,7 @@ class BDF(ODESolver):
 
     def _sizes(self, y0: Tensor, y1: Tensor, *errors: Tensor) -> list[float]:
         ratio = self.newton.tolerance.ratio
-        found: list[float] = torch.stack([ratio(error, y0, y1) for error in errors]).tolist()
+        found: list[float] = lanes.worst(torch.stack([ratio(error, y0, y1) for error in errors]))
         return found
 
     def densify(self, f: VectorField, step: Step) -> Step:

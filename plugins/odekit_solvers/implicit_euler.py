@@ -18,7 +18,7 @@ class ImplicitEuler(DiagonallyImplicitRungeKutta):
 
     name = "implicit_euler"
     order = 1
-    tableau = ButcherTableau(c=(0, 1), a=((), (0, 1)), b=(0, 1), b_error=(-1 / 2, 1 / 2))
+    tableau = ButcherTableau(c=(0, 1), a=((), (0, 1)), b=(0, 1), b_error=(-1 / 2, 1 / 2), b_dense=((0,), (1,)))
 
 
 @odekit.hookimpl

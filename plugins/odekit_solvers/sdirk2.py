@@ -20,7 +20,13 @@ class SDIRK2(DiagonallyImplicitRungeKutta):
 
     name = "sdirk2"
     order = 2
-    tableau = ButcherTableau(c=(_G, 1), a=((_G,), (1 - _G, _G)), b=(1 - _G, _G), b_error=(-_G, _G))
+    tableau = ButcherTableau(
+        c=(_G, 1),
+        a=((_G,), (1 - _G, _G)),
+        b=(1 - _G, _G),
+        b_error=(-_G, _G),
+        b_dense=((1 / (1 - _G), -1 / (2 - 2 * _G)), (-_G / (1 - _G), 1 / (2 - 2 * _G))),
+    )
 
 
 @odekit.hookimpl

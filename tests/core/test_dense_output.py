@@ -108,3 +108,12 @@ def test_a_recorder_without_a_limit_drops_nothing() -> None:
 def test_a_span_of_nothing_has_no_interpolant() -> None:
     with pytest.raises(InputError, match="nothing to interpolate"):
         solve(decays, torch.ones(1), [0.0, 0.0]).interpolate(0.0)
+
+
+@pytest.mark.parametrize("name", ["dopri5", "rodas5p", "radau5"])
+def test_a_derivative_has_a_gradient_only_where_the_solve_has(name: str) -> None:
+    for wanted in (False, True):
+        y0 = torch.ones(1, dtype=DOUBLE, requires_grad=wanted)
+        sol = solve(decays, y0, [0.0, 1.0], solver=name, step_size=0.1)
+        assert sol.derivative(0.55).requires_grad is wanted
+        close(sol.derivative(0.55).detach(), [-math.exp(-0.55)], 1e-3)
