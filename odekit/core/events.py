@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
 import torch
 from torch import Tensor
 
+from odekit.core import lanes
 from odekit.core.first_only import first_only
 from odekit.core.protocols import ODESolver, Step, VectorField
 from odekit.core.roots import bracketed_roots
@@ -52,7 +53,12 @@ class Event:
         direction: 1 for crossings from below to above zero as the solve proceeds, -1 for those from above, 0 for both.
         jump: ``jump(t, y, *args)`` gives the state with which the solve goes on after the event, nested as ``y0``;
             for a bouncing ball ``lambda t, y: torch.stack([y[0], -0.9 * y[1]])``.
+
+    Class attributes:
+        at_start: whether a solve that starts below zero has thereby crossed it, from above.
     """
+
+    at_start: ClassVar[bool] = False
 
     fn: Callable[..., Any] = attrs.field(validator=_is_callable)
     terminal: bool | None = None
@@ -152,14 +158,22 @@ class Monitor:
 
     def _value(self, k: int, f: VectorField, solver: ODESolver, step: Step, t: float, theta: float) -> float:
         y = step.y0 if theta == 0 else step.y1 if theta == 1 else solver.interpolate(step, theta)
-        return float(self.watches[k](f.times((t,))[0], y))
+        value = _read(self.watches[k](f.times((t,))[0], y))
+        if math.isnan(value):
+            raise InputError(f"an event function returned NaN at t = {t:g}")
+        return value
 
     def _first_sign(self, k: int, f: VectorField, solver: ODESolver, step: Step, t0: float, t1: float) -> float:
         """The side on which the solve starts; for a start on the surface, the side to which it leaves."""
+        if self.watches[k].event.at_start:
+            return 1.0
         value = self._value(k, f, solver, step, t0, 0.0)
-        rate = float(rate_of(self.watches[k], f.times((t0,))[0], step.y0, solver.derivative(step, 0.0))) * (t1 - t0)
-        resolution = 1e3 * torch.finfo(step.y0.dtype).eps * max(1.0, abs(t0 / (t1 - t0)))
-        if self.fired == k or value == 0 or abs(value) <= resolution * abs(rate):
+        rate = _read(rate_of(self.watches[k], f.times((t0,))[0], step.y0, solver.derivative(step, 0.0))) * (t1 - t0)
+        eps = torch.finfo(step.y0.dtype).eps
+        resolution = 1e3 * eps * max(1.0, abs(t0 / (t1 - t0)))
+        if self.fired == k:  # unless its jump has left the surface
+            resolution = max(resolution, eps**0.25)
+        if value == 0 or abs(value) <= resolution * abs(rate) or (self.fired == k and rate == 0):
             value = rate or self._value(k, f, solver, step, t0 + 1e-3 * (t1 - t0), 1e-3)
         return math.copysign(1.0, value) if value else 0.0
 
@@ -173,8 +187,6 @@ class Monitor:
 
         for end in SAMPLES:
             value = float(g(np.array([end]))[0])
-            if math.isnan(value):
-                raise InputError(f"an event function returned NaN at t = {t0 + end * span:g}")
             now = math.copysign(1.0, value) if value else -sign
             if sign and now != sign and (not wanted or wanted == now):
                 xtol = max(4 * math.ulp(max(abs(t0), abs(t1))) / abs(span), 4 * math.ulp(1.0))
@@ -190,8 +202,15 @@ class Monitor:
         return hits
 
 
+def _read(value: Tensor) -> float:
+    return float(lanes.same(value, "when an event happens"))
+
+
 def rate_of(watch: Watch, t: Tensor, y: Tensor, slope: Tensor) -> Tensor:
     """dg/dt along a path through ``(t, y)`` with this slope, detached."""
+    if lanes.transformed():
+        by_t, by_y = torch.func.grad(watch, (0, 1))(t.detach(), y.detach())
+        return (by_t + (by_y.conj() * slope).real.sum()).detach()
     with torch.enable_grad():
         t, y = t.detach().requires_grad_(), y.detach().requires_grad_()
         value = watch(t, y)
@@ -217,10 +236,10 @@ def located(watch: Watch, t: Tensor, y: Tensor, slope: Tensor) -> tuple[Tensor, 
     """
     with torch.enable_grad():
         value = watch(t.to(y.real.dtype), y)
-    if not (torch.is_grad_enabled() and value.requires_grad):
+    if not (torch.is_grad_enabled() and lanes.differentiated(value)):
         return t, y
     rate = rate_of(watch, t.to(y.real.dtype), y, slope)
-    if not bool(rate):
+    if not _read(rate):
         raise GradientError(
             "an event function is flat where it crosses zero, so that the time of the event has no derivative"
         )
