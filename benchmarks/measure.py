@@ -59,12 +59,12 @@ def measured(problem: Problem, solve: Callable[[Counted], tuple[Tensor, int]], l
     return Measured(problem.digits(y), f.calls, jacobians, time.perf_counter() - start)
 
 
-def ours(problem: Problem, solver: str, rtol: float, limit: float = math.inf) -> Measured:
-    """By the registered solver of this name."""
+def ours(problem: Problem, solver: str, rtol: float, limit: float = math.inf, **options: Any) -> Measured:
+    """By the registered solver of this name; ``options`` are those of :func:`odekit.solve`."""
 
     def solve(f: Counted) -> tuple[Tensor, int]:
         found = odekit.solve(
-            f, problem.y0, problem.times, solver=solver, rtol=rtol, atol=problem.atol(rtol), throw=False
+            f, problem.y0, problem.times, solver=solver, rtol=rtol, atol=problem.atol(rtol), throw=False, **options
         )
         return (found.y1 if found.status.ok else torch.full_like(problem.y0, math.nan)), found.stats.jacobians
 

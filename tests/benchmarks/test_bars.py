@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from benchmarks.bars import Bar, nonstiff_bar, stiff_bar
+from benchmarks.bars import UNSTABLE, Bar, nonstiff_bar, stiff_bar, unstable_bar
 from benchmarks.measure import Measured, adaptive_solvers, ours
 from benchmarks.problems import DETEST, NONSTIFF, STIFF, Problem
 
@@ -25,11 +25,27 @@ def test_an_explicit_solver_gives_seven_digits(problem: Problem) -> None:
     assert bar.passed, bar.line()
 
 
+@pytest.mark.bars
+@pytest.mark.parametrize("name", UNSTABLE)
+def test_seven_digits_of_a_problem_that_amplifies_errors(name: str) -> None:
+    bar = unstable_bar(NONSTIFF[name])
+    assert bar.passed, bar.line()
+
+
+def test_careful_steps_give_the_seven_digits_that_default_ones_miss() -> None:
+    problem = DETEST["D5"]
+    assert ours(problem, "dopri8", 1e-8).digits < 7
+    bar = nonstiff_bar(problem, ["dopri8"])
+    assert (bar.passed, bar.solver) == (True, "dopri8, careful")
+    assert bar.best.digits >= 7
+
+
 def test_solvers_that_cannot_do_it_do_not_pass() -> None:
-    """Half a solve's calls of f are not enough, and third order does not get to seven digits."""
+    """Third order does not get to seven digits within the allowed calls of f."""
     bar = nonstiff_bar(DETEST["B5"], ["bosh3"])
     assert isinstance(bar, Bar)
     assert not bar.passed
+    assert not nonstiff_bar(NONSTIFF["arenstorf"], ["bosh3"]).passed
     assert not stiff_bar(STIFF["hires"], ["trapezoid"]).passed
 
 
