@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from odekit.core import lanes
 from odekit.core.protocols import ODESolver, Step, VectorField
 from odekit.core.runge_kutta import combine, stage_times
 from odekit.core.times import Time
@@ -117,4 +118,4 @@ def _moved(x: Tensor) -> Tensor:
 
 
 def _same(x: Tensor, y: Tensor) -> bool:
-    return not bool(largest(x - y) > torch.finfo(x.dtype).eps ** 0.5 * largest(x))
+    return lanes.everywhere(~(largest(x - y) > torch.finfo(x.dtype).eps ** 0.5 * largest(x)))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odekit.core import lanes
 from odekit.core.protocols import (
     ODESolver,
     Proposal,
@@ -191,7 +192,7 @@ class PIDControl(StepControl):
         if step.error is None or solver.error_order is None:
             raise OptionError(_NO_ESTIMATE.format(name=solver.name))
         with torch.no_grad():
-            error = float(tolerance.ratio(step.error, step.y0, step.y1))
+            error = lanes.worst(tolerance.ratio(step.error, step.y0, step.y1))
         if not math.isfinite(error):
             return self._retry(t0, t1, 0.1, carry, Status.NON_FINITE)
         k = solver.error_order + 1
@@ -267,17 +268,17 @@ def _first_step(
     if math.isinf(span):
         span = max(1.0, abs(t0))
     scale = tolerance.scale(y0)
-    d0, d1 = torch.stack([tolerance.norm(y0 / scale), tolerance.norm(f0 / scale)]).tolist()
+    norms = lanes.laid_open(torch.stack([tolerance.norm(y0 / scale), tolerance.norm(f0 / scale)])).tolist()
     small = 1e-6 * span
-    if not (math.isfinite(d0) and math.isfinite(d1)):
-        return small if bool(y0.isfinite().all() and f0.isfinite().all()) else None
-    trial = min(small if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1, span)
+    if not np.isfinite(norms).all():
+        return small if lanes.everywhere(y0.isfinite().all() & f0.isfinite().all()) else None
+    trial = min(span, *(small if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1 for d0, d1 in norms))
     dt = math.copysign(trial, t1 - t0)
     f1 = f(t1 if trial == abs(t1 - t0) else t0 + dt, torch.add(y0, f0, alpha=dt))
-    d2 = float(tolerance.norm((f1 - f0) / scale)) / trial
+    d2 = lanes.worst(tolerance.norm((f1 - f0) / scale)) / trial
     if not math.isfinite(d2):
         return trial
-    sharpest = max(d1, d2)
+    sharpest = max(d2, *(d1 for _, d1 in norms))
     better = max(small, trial * 1e-3) if sharpest <= 1e-15 else (0.01 / sharpest) ** (1 / k)
     return min(100 * trial, better, span)
 

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odekit.core import lanes
 from odekit.errors import GradientError
 
 
 def first_only(x: Tensor, why: str) -> Tensor:
     """``x`` itself, but a derivative that came through here raises GradientError(``why``) when differentiated again."""
-    return _FirstOnly.apply(x, why) if x.requires_grad else x
+    return _FirstOnly.apply(x, why) if lanes.differentiated(x) else x
 
 
 class _FirstOnly(torch.autograd.Function):
@@ -26,6 +27,7 @@ class _FirstOnly(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
         x, ctx.why = inputs
         ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
         ctx.set_materialize_grads(False)
 
     @staticmethod

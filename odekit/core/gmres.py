@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odekit.core import lanes
 from odekit.core.jacobian import Map
 from odekit.errors import GradientError
 
@@ -39,6 +40,10 @@ class Krylov:
         return True
 
     def solve(self, right: Tensor) -> Tensor:
+        if lanes.transformed():
+            raise GradientError(
+                "linear='gmres' does not work inside functions that torch.func transforms; use linear='dense' there"
+            )
         return _Solve.apply(right, self)
 
     def adjoint(self) -> Krylov:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odekit.core import lanes
+
 Map = Callable[[Tensor], Tensor]
 
 Size = Any
@@ -175,4 +177,4 @@ def rows_are_independent(f: Map, y: Tensor) -> bool:
     with torch.no_grad():
         pull = torch.func.vjp(f, y)[1]
         (pulled,) = torch.func.vmap(pull)(masks * weights)
-        return not bool((pulled * ~masks).any())
+        return lanes.everywhere(~(pulled * ~masks).any())

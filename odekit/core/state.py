@@ -10,6 +10,7 @@ import optree
 import torch
 from torch import Tensor
 
+from odekit.core import lanes
 from odekit.errors import DynamicsError, InputError
 
 
@@ -163,7 +164,7 @@ def _number(value: Any, name: str) -> float:
 
 
 def _tolerance_leaf(value: Tensor, name: str, shape: torch.Size, like: Tensor) -> Tensor:
-    if value.is_complex() or not bool((value >= 0).all()):
+    if value.is_complex() or not lanes.everywhere((value >= 0).all()):
         raise InputError(f"{name} has entries that are negative, NaN or complex; tolerances are real numbers >= 0")
     try:
         return value.detach().to(like.device, like.real.dtype).broadcast_to(shape)

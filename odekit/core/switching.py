@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odekit.core import lanes
 from odekit.core.linear import Auto, Linear, resolve_linear
 from odekit.core.protocols import ODESolver, Step, VectorField
 from odekit.core.rosenbrock import RosenbrockMethod
@@ -158,7 +159,7 @@ def _radius(tableau: ButcherTableau, step: Step) -> Tensor:
 def _size(radius: Tensor, dt: Time) -> float:
     """|dt| ρ as a host float: the one read of a step."""
     with torch.no_grad():
-        return float((radius * coefficient(dt, radius)).abs())
+        return lanes.worst((radius * coefficient(dt, radius)).abs())
 
 
 def real_stability(tableau: ButcherTableau) -> float:

@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from odekit.core import lanes
 from odekit.errors import InputError, nearest
 
 Norm = Callable[[Tensor], Tensor]
@@ -68,7 +69,7 @@ def checked(rtol: float | Tensor, atol: float | Tensor, dtype: torch.dtype, norm
         InputError: both are 0 for some component.
     """
     impossible = (rtol == 0) & (atol == 0)
-    if bool(impossible.any()) if isinstance(impossible, Tensor) else impossible:
+    if not lanes.everywhere(~impossible.any()) if isinstance(impossible, Tensor) else impossible:
         raise InputError("rtol and atol are both 0, which no step can meet; give at least one of them, e.g. rtol=1e-6")
     least = math.sqrt(torch.finfo(dtype).tiny)
     return Tolerance(rtol, atol.clamp_min(least) if isinstance(atol, Tensor) else max(atol, least), norm)

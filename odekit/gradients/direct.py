@@ -19,6 +19,9 @@ class Direct(GradientMethod):
     Discretise, then optimise. There is no custom autograd function on this path, so that whatever PyTorch can do to
     ordinary code (double backward, forward mode, function transforms) it can do here. The choice of step sizes is
     taken as given: no gradient flows through the error control.
+
+    Under ``torch.func.vmap`` (over states, parameters, ``args`` or times) all lanes share their steps, which are short
+    enough for the worst of them, so that each meets the tolerance (:mod:`odekit.core.lanes`).
     """
 
     name = "direct"
