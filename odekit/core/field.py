@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odekit.core import lanes
+from odekit.core.autocast import Autocast
 from odekit.core.expansion import Expanded, expand
 from odekit.core.jacobian import Linearised, rows_are_independent
 from odekit.core.linear import Linear
@@ -33,11 +35,18 @@ class Field:
     """``f(t, y, *args)`` on packed tensors.
 
     Attributes:
+        autocast: the mixed precision in which f runs; what it returns is cast back to the dtype of y.
         count: what was asked of f so far, by this field and by those confined from it.
     """
 
     def __init__(
-        self, f: Callable[..., Any], args: tuple[Any, ...], layout: Layout, like: Tensor, span: tuple[float, float]
+        self,
+        f: Callable[..., Any],
+        args: tuple[Any, ...],
+        layout: Layout,
+        like: Tensor,
+        span: tuple[float, float],
+        autocast: Autocast | None = None,
     ) -> None:
         self.f = f
         self.args = args
@@ -45,6 +54,7 @@ class Field:
         self.dtype = like.dtype
         self.time_dtype = self.time_dtype_of(like)
         self.device = like.device
+        self.autocast = autocast
         self.count = Count()
         self._bounds = _inward(min(span), max(span), self.time_dtype)
 
@@ -103,21 +113,27 @@ class Field:
         return other
 
     def __call__(self, t: Time, y: Tensor) -> Tensor:
-        if not isinstance(t, Tensor) or t.dtype != self.time_dtype or (t.requires_grad and t.ndim == 0):
+        if not isinstance(t, Tensor) or t.dtype != self.time_dtype or (t.ndim == 0 and lanes.differentiated(t)):
             t = self.times((t,))[0]  # times by row are kept within their own spans before they come here
         self.count.nfe += 1
         try:
-            dy = self.f(t, self.layout.unpack(y), *self.args)
+            if self.autocast is None:
+                dy = self.f(t, self.layout.unpack(y), *self.args)
+            else:
+                with self.autocast.entered():
+                    dy = self.f(t, self.layout.unpack(y), *self.args)
         except Exception as error:
             _explain(error, t, y)
             raise
         if dy is None:
             raise DynamicsError("f returned None; expected dy/dt (is a `return` missing?)")
         dy = self.layout.pack(dy, "what f returned")
+        if self.autocast is not None and dy.dtype == self.autocast.dtype:
+            dy = dy.to(self.dtype)
         if dy.dtype != self.dtype:
             raise DynamicsError(
                 f"f returned {dy.dtype}, y is {self.dtype}; return dy/dt in the dtype of y "
-                "(float64 constants inside f and autocast regions are the usual causes)"
+                "(float64 constants inside f are the usual cause)"
             )
         if dy.device != self.device:
             raise DynamicsError(f"f returned a tensor on {dy.device}, y is on {self.device}; move f's parameters or y0")
