@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import torch
 from torch import Tensor
 
+from odekit.core import lanes
 from odekit.core.course import Course
 from odekit.core.dense import Kept
 from odekit.core.events import Monitor
 from odekit.core.outputs import Outputs, Slot, at_rest
-from odekit.core.protocols import CountedField, ODESolver, Outcome, StepControl
+from odekit.core.protocols import CountedField, ODESolver, Outcome, StepControl, VectorField
 from odekit.core.sections import Section
 from odekit.core.solution import Status
 from odekit.core.times import Clock
@@ -22,27 +23,49 @@ from odekit.core.tolerance import Tolerance
 
 
 @attrs.frozen(eq=False)
-class Accepted:
-    """An accepted step as a gradient method may keep it: enough to take it again.
+class Passage:
+    """When an accepted step was taken and what fell into it, without the state that it was taken from.
 
     Attributes:
         t0, t1: host times of its ends.
-        y0: the state at its start.
-        carry: what the solver was handed; None for a solver that is ``memoryless``.
-        fresh: whether that carry came from ``init``: at the start, and after a discontinuity.
+        fresh: whether the carry that the solver was handed came from ``init``: at the start, and after a discontinuity.
         first: how many outputs there were before it.
         slots: the outputs that fell into it.
         section: where f is continuous around it; None if f is so everywhere.
+        tries: where rejected tries at it ended which changed what the solver was handed for the next one.
     """
 
     t0: float
     t1: float
-    y0: Tensor
-    carry: Any
     fresh: bool
     first: int
     slots: tuple[Slot, ...]
     section: Section | None = None
+    tries: tuple[float, ...] = ()
+
+    def starting(self, y0: Tensor, carry: Any) -> Accepted:
+        """The step with the state that it starts from."""
+        return Accepted(
+            self.t0, self.t1, self.fresh, self.first, self.slots, self.section, self.tries, y0=y0, carry=carry
+        )
+
+
+@attrs.frozen(eq=False)
+class Accepted(Passage):
+    """An accepted step as a gradient method may keep it: enough to take it again.
+
+    Attributes:
+        y0: the state at its start.
+        carry: what the solver was handed; None for a solver that is ``memoryless``, and where that came from ``init``.
+    """
+
+    y0: Tensor = attrs.field(kw_only=True)
+    carry: Any = attrs.field(kw_only=True)
+
+    @property
+    def passage(self) -> Passage:
+        """The same without the state."""
+        return Passage(self.t0, self.t1, self.fresh, self.first, self.slots, self.section, self.tries)
 
 
 def integrate(
@@ -71,6 +94,7 @@ def integrate(
     outputs = Outputs(clock, y0, course.every_step)
     monitor = Monitor(course.watches, course.fired) if course.watches else None
     status, why, size, rejected, fresh = Status.SUCCESS, Status.SUCCESS, 0.0, None, True
+    tries: tuple[float, ...] = ()
     here = f
     if t == t_end:
         outputs.rest(at_rest(f, y0, clock))
@@ -78,7 +102,7 @@ def integrate(
     else:
         here = around(f, stops.section(t, stops.next_after(t, t_end)))
         solver = solver.prepared(tolerance)
-        proposal = control.start(here, t, t_end, y0, solver, tolerance, f0)
+        proposal = control.start(_following(here, clock), t, t_end, y0, solver, tolerance, f0)
         status, t_next, judged = proposal.status, proposal.t_next, proposal.carry
         carry = solver.init(here, clock(t), y0, None if clock.differentiable else proposal.f0)
     take = solver.step if control.adaptive else solver.advance
@@ -101,7 +125,8 @@ def integrate(
         if not verdict.accept:
             stats.rejected += 1
             rejected = t_next
-            carry = carry if step.retry is None else step.retry
+            if step.retry is not None:
+                carry, tries = step.retry, (*tries, t_next)
             if hooks.reject is not None:
                 hooks.reject(t, t_next, y)
         else:
@@ -121,8 +146,8 @@ def integrate(
             if on_accept is not None:
                 section = stops.section(t, t_next)
                 kept = None if solver.memoryless or fresh else carry
-                on_accept(Accepted(t, t_next, y, kept, fresh, first, slots, section))
-            t, y, carry, rejected, fresh = t_next, step.y1, step.carry, None, False
+                on_accept(Passage(t, t_next, fresh, first, slots, section, tries).starting(y, kept))
+            t, y, carry, rejected, fresh, tries = t_next, step.y1, step.carry, None, False, ()
             if cut:
                 status, t, y = Status.EVENT, hits[-1].t, outputs.taken[-1]
             if hooks.reached is not None:
@@ -148,6 +173,24 @@ def integrate(
     return Outcome(torch.stack(outputs.taken), t, y, status, stats, abs(size), tuple(outputs.slots))
 
 
+class _Following:
+    """f at the times that steps compute with, for somebody who knows those of the host."""
+
+    def __init__(self, f: VectorField, clock: Clock) -> None:
+        self.f = f
+        self.clock = clock
+
+    def __call__(self, t: float, y: Tensor) -> Tensor:
+        return self.f(self.clock(t), y)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.f, name)
+
+
+def _following(f: VectorField, clock: Clock) -> VectorField:
+    return cast(VectorField, _Following(f, clock)) if clock.differentiable else f
+
+
 def around(f: CountedField, section: Section | None) -> CountedField:
     """``f`` within a section; ``f`` itself if it is continuous everywhere."""
     return f if section is None else f.confined(section)
@@ -165,4 +208,4 @@ def _resolution(t: float, span: float) -> float:
 
 
 def _all_finite(y: Tensor) -> bool:
-    return torch.compiler.is_compiling() or bool(torch.isfinite(y).all())
+    return torch.compiler.is_compiling() or lanes.everywhere(torch.isfinite(y).all())

@@ -17,6 +17,7 @@ import optree
 import torch
 from torch import Tensor, nn
 
+from odekit.core import lanes
 from odekit.core.times import Time
 from odekit.errors import GradientError
 
@@ -123,9 +124,18 @@ class Dependencies:
         tensors: the tensors themselves: first those in ``args``, then leaves that f captures.
         f0: ``f(t0, y0)``, detached; a by-product of looking.
         needed: whether there is anything to differentiate with respect to, the state and the times included.
+
+    Raises:
+        GradientError: this happens inside a function that ``torch.func`` transforms.
     """
 
     def __init__(self, problem: Posed) -> None:
+        if lanes.transformed():
+            raise GradientError(
+                "this gradient method has a backward pass of its own, which torch.func (grad, jvp, vmap, ...) cannot "
+                "see into; use gradient='direct' there, whose steps are ordinary operations, or torch.no_grad() if no "
+                "gradient is wanted"
+            )
         leaves: list[Any]
         leaves, self._treespec = optree.tree_flatten(cast(Any, problem.field.args), none_is_leaf=True)
         self._args = leaves

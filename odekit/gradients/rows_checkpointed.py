@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -9,9 +10,7 @@ import numpy as np
 import optree
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from odekit.core.first_only import first_only
 from odekit.core.protocols import ODESolver, StepControl
 from odekit.core.rows.answer import RowOutcome
 from odekit.core.rows.clock import RowClock
@@ -22,33 +21,31 @@ from odekit.core.rows.problem import RowProblem
 from odekit.core.rows.selection import Selection, pick
 from odekit.core.solution import Stats
 from odekit.gradients.captured import Dependencies
+from odekit.gradients.direct import Direct
 from odekit.gradients.products import added, flows, vjp
+from odekit.gradients.tape import Tape, record
 
 Path = tuple[Any, ...]
 """Where in a carry a tensor is."""
-_SECOND = "gradient='checkpointed' has no second derivatives; use gradient='direct'"
+Keep = Callable[[RowsAccepted], None]
 
 
 def solve(problem: RowProblem, solver: ODESolver, control: StepControl) -> RowOutcome:
     """Solve without a graph; ``backward()`` takes the accepted steps again, from the last iteration to the first."""
     if not torch.is_grad_enabled():
         return _forward(problem, solver, control, None, None)
-    dependencies = Dependencies(problem.start)
-    if dependencies.needed:
-        problem = problem.sparing()
-    tape = _Tape(problem, solver, control, dependencies)
-    inputs = (first_only(x, _SECOND) for x in (problem.y0, problem.ts, *dependencies.tensors))
-    ys, y1 = _Replay.apply(tape, *inputs)
+    tape = _Tape(problem, solver, control)
+    ys, y1 = record(tape)
     return attrs.evolve(tape.outcomes.pop(), ys=ys, y1=y1)
 
 
 def _forward(
-    problem: RowProblem, solver: ODESolver, control: StepControl, f0: Tensor | None, tape: _Tape | None
+    problem: RowProblem, solver: ODESolver, control: StepControl, f0: Tensor | None, keep: Keep | None
 ) -> RowOutcome:
     with torch.no_grad():
         return integrate_rows(
             problem.dynamics, problem.y0, RowClock(problem.times, None, problem.y0), solver, control,
-            problem.tolerance, problem.max_steps, f0=f0, on_accept=None if tape is None else tape.keep,
+            problem.tolerance, problem.max_steps, f0=f0, on_accept=keep,
             course=problem.course,
         )  # fmt: skip
 
@@ -70,20 +67,40 @@ class _Kept:
     slots: Slots | None
 
 
-class _Tape:
-    """What lives between forward and backward."""
+class _Tape(Tape):
+    """The accepted steps of all iterations."""
 
-    def __init__(
-        self, problem: RowProblem, solver: ODESolver, control: StepControl, dependencies: Dependencies
-    ) -> None:
-        self.problem = problem
+    method = "checkpointed"
+
+    def __init__(self, problem: RowProblem, solver: ODESolver, control: StepControl) -> None:
+        self.dependencies = Dependencies(problem.start)
+        self.problem = problem.sparing() if self.dependencies.needed else problem
+        self.y0, self.ts = problem.y0, problem.ts
         self.solver = solver
         self.control = control
-        self.dependencies = dependencies
         self.kept: list[_Kept] = []
         self.outcomes: list[RowOutcome] = []
         self.reached = self.broken = np.zeros(0)
         self.costs = Stats()
+
+    def solve(self) -> tuple[Tensor, Tensor]:
+        keep = self.keep if self.dependencies.needed else None
+        outcome = _forward(self.problem, self.solver, self.control, self.dependencies.f0, keep)
+        self.outcomes.append(outcome)
+        self.costs = outcome.stats.costs[0]
+        self.reached, self.broken = outcome.reached, outcome.broken
+        return outcome.ys, outcome.y1
+
+    def pull(
+        self, outputs: Sequence[Tensor], grad_ys: Tensor, grad_y1: Tensor, time_gradient: bool
+    ) -> list[Tensor | None]:
+        return _replay_backwards(self, grad_ys, grad_y1, time_gradient)
+
+    def retrace(self, y0: Tensor, ts: Tensor, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+        again = self.problem.again(self.dependencies.field(self.problem.start, inputs), y0, ts)
+        outcome = Direct().solve_rows(again, self.solver, self.control)
+        self.costs.nfe_backward += outcome.stats.nfe
+        return outcome.ys, outcome.y1
 
     def keep(self, taken: RowsAccepted) -> None:
         """Keep the rows of an iteration that were accepted."""
@@ -96,28 +113,6 @@ class _Tape:
             slots = None if slots is None else slots.on(positions.index)
         self.kept.append(_Kept(rows, *moving, slots))
 
-    def close(self, outcome: RowOutcome) -> None:
-        """Note where the solve has ended."""
-        self.outcomes.append(outcome)
-        self.costs = outcome.stats.costs[0]
-        self.reached, self.broken = outcome.reached, outcome.broken
-
-
-class _Replay(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tape: _Tape, y0: Tensor, ts: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        outcome = _forward(tape.problem, tape.solver, tape.control, tape.dependencies.f0, tape)
-        ctx.tape = tape
-        ctx.save_for_backward(y0, ts, *tensors)
-        tape.close(outcome)
-        return outcome.ys, outcome.y1
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_ys: Tensor, grad_y1: Tensor) -> tuple[Any, ...]:
-        _ = ctx.saved_tensors  # raises if one was changed in place since: replays would not see what the solve saw
-        return None, *_replay_backwards(ctx.tape, grad_ys, grad_y1, ctx.needs_input_grad[2])
-
 
 def _replay_backwards(tape: _Tape, grad_ys: Tensor, grad_y1: Tensor, time_gradient: bool) -> list[Tensor | None]:
     """The gradients with respect to y0, the times and the tensors that f depends on."""
@@ -126,7 +121,7 @@ def _replay_backwards(tape: _Tape, grad_ys: Tensor, grad_y1: Tensor, time_gradie
     dynamics: RowDynamics = dependencies.field(problem.start, inputs)
     ts = problem.ts.detach().requires_grad_() if time_gradient else None
     with torch.enable_grad():
-        clock = RowClock(problem.times, ts, problem.y0)
+        clock = problem.clock_of(ts)
     if ts is not None:
         inputs = [ts, *inputs]
     sums: list[Tensor | None] = [None] * len(inputs)
@@ -142,7 +137,7 @@ def _replay_backwards(tape: _Tape, grad_ys: Tensor, grad_y1: Tensor, time_gradie
 
     for kept in reversed(tape.kept):
         rows = kept.rows
-        slots = kept.slots if problem.course.every_step else _differentiable(kept.slots, clock)
+        slots = None if kept.slots is None else kept.slots.seen_by(clock)
         with torch.enable_grad():
             field = dynamics.on(rows).within(kept.bounds)
         solver = tape.solver.prepared(problem.tolerance.on(rows))
@@ -171,7 +166,7 @@ def _replay_backwards(tape: _Tape, grad_ys: Tensor, grad_y1: Tensor, time_gradie
             states = at_rest(dynamics.on(still), y0, clock)
         seeds = [torch.zeros_like(state) for state in states]
         if not problem.course.every_step:
-            seeds = [pick(grad_ys[:, k], still) for k in range(1, grad_ys.shape[1])]
+            seeds = [pick(grad_ys[:, k], still) for k in range(1, problem.times.shape[1])]
         if states:
             seeds[-1] = seeds[-1] + pick(adjoint, still)
             adjoint = _into(adjoint, still, pull(states, list(seeds), [y0])[0])
@@ -199,14 +194,6 @@ def _arriving(tape: _Tape, grad_ys: Tensor, grad_y1: Tensor) -> tuple[Tensor, Te
 
 def _into(whole: Tensor, rows: Selection, part: Tensor | None) -> Tensor:
     return whole.index_copy(0, rows.tensor, whole.new_zeros(len(rows), *whole.shape[1:]) if part is None else part)
-
-
-def _differentiable(slots: Slots | None, clock: RowClock) -> Slots | None:
-    """The outputs as they are where times are differentiated: only the last one counts as the end of its step."""
-    if slots is None or not clock.differentiable:
-        return slots
-    some, last = slots.at_end | slots.inside, slots.k == clock.times.shape[1] - 1
-    return Slots(slots.k, some & last, some & ~last)
 
 
 @attrs.frozen(eq=False)

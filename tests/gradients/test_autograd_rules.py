@@ -15,7 +15,7 @@ from torch.autograd import gradgradcheck
 from odekit import Status, solve
 from odekit.errors import GradientError
 
-OWN_BACKWARD = ["checkpointed", "adjoint"]
+OWN_BACKWARD = ["checkpointed", "adjoint", "interpolated"]
 JIT_WARNING = "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
 
 
@@ -77,19 +77,54 @@ def test_second_derivatives_through_direct(solver: str) -> None:
     assert gradgradcheck(end, inputs, atol=1e-5)
 
 
-@pytest.mark.parametrize("which", ["y0", "parameter", "argument", "times"])
+@pytest.mark.parametrize("batch", ["shared", pytest.param("rows", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("gradient", [*OWN_BACKWARD[:2], pytest.param("interpolated", marks=pytest.mark.slow)])
+def test_second_derivatives_through_backward_passes_of_their_own(gradient: str, batch: str) -> None:
+    """With respect to everything, of a function that is captured, passed in and told the time."""
+    scale = torch.tensor(0.8, dtype=DOUBLE, requires_grad=True)
+
+    def outputs(y0: Tensor, weight: Tensor, t: Tensor, scale: Tensor) -> Tensor:
+        solution = solve(
+            lambda t, y, w: scale * curved(t, y, w), y0, t, args=(weight,), gradient=gradient, batch=batch,
+            rtol=1e-9, atol=1e-10,
+        )  # fmt: skip
+        return torch.cat([solution.ys.flatten(), solution.y1.flatten()])
+
+    t = torch.tensor([0.0, 0.3, 1.0], dtype=DOUBLE, requires_grad=True)
+    inputs = (0.5 * seeded(1, 2)).requires_grad_(), seeded(2, 2, seed=1).requires_grad_(), t, scale
+    assert gradgradcheck(outputs, inputs, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("gradient", OWN_BACKWARD)
-def test_a_second_derivative_is_an_error_and_never_silently_missing(gradient: str, which: str) -> None:
-    """A gradient penalty beside a loss that does have a derivative."""
-    y0, weight = seeded(3, 2).requires_grad_(), seeded(2, 2, seed=1).requires_grad_()
-    scale = torch.ones((), dtype=DOUBLE, requires_grad=True)
-    t = torch.tensor([0.0, 1.0], dtype=DOUBLE, requires_grad=True)
-    wrt = {"y0": y0, "parameter": scale, "argument": weight, "times": t}[which]
-    y1 = solve(lambda t, y, w: scale * curved(t, y, w), y0, t, args=(weight,), gradient=gradient).y1
-    (grad,) = torch.autograd.grad(y1.sum(), wrt, create_graph=True)
-    assert bool(grad.abs().sum() > 0)
-    with pytest.raises(GradientError, match=f"gradient='{gradient}' has no second derivatives; use gradient='direct'"):
+def test_a_gradient_penalty_beside_the_loss(gradient: str) -> None:
+    """The usual use of second derivatives, by each method as by direct."""
+    found = []
+    for method in ("direct", gradient):
+        y0, weight = seeded(3, 2).requires_grad_(), seeded(2, 2, seed=1).requires_grad_()
+        y1 = solve(curved, y0, [0.0, 1.0], args=(weight,), gradient=method, rtol=1e-10, atol=1e-11).y1
+        (grad,) = torch.autograd.grad(y1.square().sum(), y0, create_graph=True)
         (y1.sum() + grad.square().sum()).backward()
+        found.append((y0.grad, weight.grad))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("gradient", OWN_BACKWARD)
+def test_third_derivatives_are_an_error(gradient: str) -> None:
+    y0, weight = seeded(3, 2).requires_grad_(), seeded(2, 2, seed=1).requires_grad_()
+    y1 = solve(curved, y0, [0.0, 1.0], args=(weight,), gradient=gradient).y1
+    (grad,) = torch.autograd.grad(y1.square().sum(), y0, create_graph=True)
+    (second,) = torch.autograd.grad(grad.square().sum(), y0, create_graph=True)
+    with pytest.raises(GradientError, match="third derivatives"):
+        second.sum().backward()
+
+
+@pytest.mark.parametrize("gradient", ["direct", *OWN_BACKWARD])
+def test_second_derivatives_of_implicit_steps_are_an_error(gradient: str) -> None:
+    y0, weight = seeded(3, 2).requires_grad_(), seeded(2, 2, seed=1).requires_grad_()
+    y1 = solve(curved, y0, [0.0, 1.0], args=(weight,), gradient=gradient, solver="kvaerno3").y1
+    (grad,) = torch.autograd.grad(y1.square().sum(), y0, create_graph=True)
+    with pytest.raises(GradientError, match="second derivatives"):
+        grad.square().sum().backward()
 
 
 @pytest.mark.parametrize("gradient", OWN_BACKWARD)
@@ -192,7 +227,7 @@ def test_training_steps_in_a_row(gradient: str) -> None:
 
 def kept_by(solution: Any) -> list[Tensor]:
     """The states on the tape of a checkpointed solve."""
-    return [step.y0 for step in solution.y1.grad_fn.tape.steps]
+    return [y0 for y0, _ in solution.y1.grad_fn.tape.kept.states.values()]
 
 
 def test_checkpointed_keeps_the_accepted_states_and_nothing_else() -> None:
@@ -201,7 +236,7 @@ def test_checkpointed_keeps_the_accepted_states_and_nothing_else() -> None:
     states = kept_by(solution)
     assert len(states) == solution.stats.accepted
     assert all(state.grad_fn is None and state.shape == (3, 2) for state in states)
-    assert all(step.carry is None for step in solution.y1.grad_fn.tape.steps)
+    assert all(carry is None for _, carry in solution.y1.grad_fn.tape.kept.states.values())
 
 
 @pytest.mark.parametrize("gradient", OWN_BACKWARD)
