@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import attrs
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from odekit.core.control import resolve_control
-from odekit.core.first_only import first_only
 from odekit.core.protocols import ODESolver, StepControl
 from odekit.core.rows.answer import RowOutcome
 from odekit.core.rows.clock import RowClock
@@ -27,18 +24,18 @@ from odekit.core.rows.selection import Selection, pick
 from odekit.core.rows.tolerance import RowTolerance, norm_by_row
 from odekit.core.times import RowTimes, Time, on_host
 from odekit.core.tolerance import NORMS, Norm, checked
-from odekit.errors import AdjointDriftWarning, GradientError, SolveError
+from odekit.errors import AdjointDriftWarning, SolveError
 from odekit.gradients.captured import Dependencies
+from odekit.gradients.direct import Direct
 from odekit.gradients.products import added
+from odekit.gradients.quadrature import gauss_legendre
+from odekit.gradients.tape import Tape, record
 
 if TYPE_CHECKING:
     from odekit.gradients.adjoint import Adjoint
 
-_SECOND = "gradient='adjoint' has no second derivatives; use gradient='direct'"
 _DRIFT_STEPS = 1e3
 """Local errors that may have piled up in a backward solve of y before its gradient is called into question."""
-_NODES = ((0.5 - math.sqrt(0.15), 5 / 18), (0.5, 8 / 18), (0.5 + math.sqrt(0.15), 5 / 18))
-"""Gauss-Legendre quadrature of order six on [0, 1]: nodes and weights."""
 
 
 def solve(method: Adjoint, problem: RowProblem, solver: ODESolver, control: StepControl) -> RowOutcome:
@@ -48,21 +45,20 @@ def solve(method: Adjoint, problem: RowProblem, solver: ODESolver, control: Step
     so that no row carries a state of the parameters' size. Kidger, Chen & Lyons 2021, *Hey, that's not an ODE*, have
     the argument that the integral needs no error control of its own.
 
-    Where one of the solvers is implicit or cannot step by rows, the rows are solved one after the other.
+    Where one of the solvers is implicit or cannot step by rows, where that integral is to be a part of the state, and
+    where the backward solve has hooks, the rows are solved one after the other.
     """
     backward = method.solver if isinstance(method.solver, ODESolver) else solver
-    if backward.implicit or not backward.rowwise:
+    alone = backward.implicit or not backward.rowwise
+    if alone or method.quadrature is False or method.callback is not None:
         return solve_one_by_one(problem, method, solver, control)
     if not torch.is_grad_enabled():
         return _forward(problem, solver, control, None)
     own = method.control is not None or method.step_size is not None
     back_control = resolve_control(method.control if own else control, method.step_size, backward)
-    back = _Back(method, problem, solver, control, backward, back_control)
-    if back.dependencies.needed:
-        back.problem = problem.sparing()
-    inputs = (first_only(x, _SECOND) for x in (problem.y0, problem.ts, *back.dependencies.tensors))
-    ys, y1 = _Solve.apply(back, *inputs)
-    return attrs.evolve(back.outcomes[0], ys=ys, y1=y1)
+    tape = _Tape(method, problem, solver, control, backward, back_control)
+    ys, y1 = record(tape)
+    return attrs.evolve(tape.outcomes[0], ys=ys, y1=y1)
 
 
 def _forward(problem: RowProblem, solver: ODESolver, control: StepControl, f0: Tensor | None) -> RowOutcome:
@@ -74,8 +70,11 @@ def _forward(problem: RowProblem, solver: ODESolver, control: StepControl, f0: T
         )  # fmt: skip
 
 
-class _Back:
+class _Tape(Tape):
     """The settings of the backward solve, checked before the forward one begins."""
+
+    method = "adjoint"
+    needs_outputs = True
 
     def __init__(
         self,
@@ -86,15 +85,12 @@ class _Back:
         solver: ODESolver,
         control: StepControl,
     ) -> None:
-        self.problem = problem
+        self.problem, self.y0, self.ts = problem, problem.y0, problem.ts
         self.forward_solver, self.forward_control = forward_solver, forward_control
         self.solver, self.control = solver, control
         self.dependencies = Dependencies(problem.start)
-        if not problem.y0.is_complex() and any(tensor.is_complex() for tensor in self.dependencies.tensors):
-            raise GradientError(
-                "f has complex parameters but a real state, which gradient='adjoint' cannot integrate together; "
-                "use gradient='checkpointed'"
-            )
+        if self.dependencies.needed:
+            self.problem = problem.sparing()
         forward, layout, y0 = problem.tolerance, problem.layout, problem.y0
         rtol, atol = forward.rtol, forward.atol
         if method.rtol is not None:
@@ -111,6 +107,23 @@ class _Back:
         else:
             self.drift = RowTolerance(0.02, 1e-3, norm_by_row(forward.single))
         self.outcomes: list[RowOutcome] = []
+
+    def solve(self) -> tuple[Tensor, Tensor]:
+        outcome = _forward(self.problem, self.forward_solver, self.forward_control, self.dependencies.f0)
+        self.outcomes.append(attrs.evolve(outcome, ys=outcome.ys[:0], y1=outcome.y1[:0]))
+        return outcome.ys, outcome.y1
+
+    def pull(
+        self, outputs: Sequence[Tensor], grad_ys: Tensor, grad_y1: Tensor, time_gradient: bool
+    ) -> list[Tensor | None]:
+        ys, y1 = outputs
+        return _solve_backwards(self, ys, y1, grad_ys, grad_y1, time_gradient)
+
+    def retrace(self, y0: Tensor, ts: Tensor, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+        again = self.problem.again(self.dependencies.field(self.problem.start, inputs), y0, ts)
+        outcome = Direct().solve_rows(again, self.forward_solver, self.forward_control)
+        self.outcomes[0].stats.costs[0].nfe_backward += outcome.stats.nfe
+        return outcome.ys, outcome.y1
 
 
 def _twice(tolerance: float | Tensor) -> float | Tensor:
@@ -131,24 +144,8 @@ def _two_parts_of_one(z: Tensor) -> Tensor:
     return _two_parts(z)[0]
 
 
-class _Solve(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, back: _Back, y0: Tensor, ts: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        outcome = _forward(back.problem, back.forward_solver, back.forward_control, back.dependencies.f0)
-        ctx.back = back
-        ctx.save_for_backward(outcome.ys, outcome.y1, ts, *tensors)
-        back.outcomes.append(attrs.evolve(outcome, ys=outcome.ys[:0], y1=outcome.y1[:0]))
-        return outcome.ys, outcome.y1
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_ys: Tensor, grad_y1: Tensor) -> tuple[Any, ...]:
-        ys, y1, *_ = ctx.saved_tensors  # raises if one was changed in place since
-        return None, *_solve_backwards(ctx.back, ys, y1, grad_ys, grad_y1, ctx.needs_input_grad[2])
-
-
 def _solve_backwards(
-    back: _Back, ys: Tensor, y1: Tensor, grad_ys: Tensor, grad_y1: Tensor, time_gradient: bool
+    back: _Tape, ys: Tensor, y1: Tensor, grad_ys: Tensor, grad_y1: Tensor, time_gradient: bool
 ) -> list[Tensor | None]:
     problem, outcome = back.problem, back.outcomes[0]
     times, reached, device = _padded(outcome.times, outcome.reached), outcome.reached, ys.device
@@ -175,10 +172,17 @@ def _solve_backwards(
     def move_ends(t: np.ndarray, change: Tensor) -> None:
         """Both ends of the span move a time in between."""
         assert grad_ts is not None
-        first, span = problem.times[:, 0], problem.times[:, -1] - problem.times[:, 0]
-        share = torch.tensor(((t - first) / np.where(span == 0, 1.0, span)).tolist()).to(grad_ts)
-        grad_ts[:, -1] += share * change
-        grad_ts[:, 0] += (1 - share) * change
+        of_first, of_last = (torch.tensor(share.tolist()).to(change) for share in problem.clock.shares(t, everyone))
+        grad_ts[:, -1] += of_last * change
+        grad_ts[:, 0] += of_first * change
+
+    def move_output(index: np.ndarray, t: np.ndarray, change: Tensor) -> None:
+        """An output's time is one of the caller's, or moves with the ends of the span."""
+        assert grad_ts is not None
+        number = torch.from_numpy(index).to(change.device)
+        none = torch.zeros_like(change)
+        grad_ts.scatter_add_(1, number.clamp_min(0)[:, None], torch.where(number >= 0, change, none)[:, None])
+        move_ends(t, torch.where(number >= 0, none, change))
 
     adjoint, sizes = torch.zeros_like(y1), np.zeros(count)
     for k in range(length - 1, 0, -1):
@@ -186,11 +190,7 @@ def _solve_backwards(
         start = np.where(inside, outcome.t1, times[:, k])
         state, adjoint = ys[:, k], adjoint + arriving[:, k]
         if grad_ts is not None:
-            by_output = moved(times[:, k], ys[:, k], arriving[:, k])
-            if every_step:  # no time of the caller's
-                move_ends(times[:, k], by_output)
-            else:
-                grad_ts[:, k] += by_output
+            move_output(outcome.index[:, k], times[:, k], moved(times[:, k], ys[:, k], arriving[:, k]))
         if inside.any():
             here = torch.from_numpy(inside).to(device).reshape(-1, *(1,) * (y1.ndim - 1))
             state, ending = torch.where(here, y1, state), torch.where(here, grad_y1, zero)
@@ -216,13 +216,13 @@ def _solve_backwards(
 
 
 def _padded(times: np.ndarray, reached: np.ndarray) -> np.ndarray:
-    """The times of the outputs, with the last one in place of padding."""
+    """The times of the outputs, with the last one that was reached in place of those that were not."""
     last = times[np.arange(len(times)), reached - 1]
-    return np.where(np.isnan(times), last[:, None], times)
+    return np.where(np.arange(times.shape[1]) < reached[:, None], times, last[:, None])
 
 
 def _section(
-    back: _Back, augmented: _Augmented, y: Tensor, adjoint: Tensor, span: np.ndarray, sizes: np.ndarray
+    back: _Tape, augmented: _Augmented, y: Tensor, adjoint: Tensor, span: np.ndarray, sizes: np.ndarray
 ) -> tuple[Tensor, Tensor, np.ndarray]:
     """y and the adjoint at the other end of each row's span ``[B, 2]``, and the step sizes to go on with."""
     count = len(y)
@@ -266,7 +266,7 @@ def _warn_of_drift(tolerance: RowTolerance, found: Tensor, stored: Tensor, start
 class _Augmented(RowDynamics):
     """d/dt [y, a] = [f, -aᵀ∂f/∂y] by rows, on ``[B, 2n]``, and the integrals for the parameters beside it."""
 
-    def __init__(self, back: _Back, dynamics: RowDynamics, inputs: list[Tensor], like: Tensor) -> None:
+    def __init__(self, back: _Tape, dynamics: RowDynamics, inputs: list[Tensor], like: Tensor) -> None:
         self.dynamics = dynamics
         self.inputs = inputs
         self.dependencies = back.dependencies
@@ -296,7 +296,7 @@ class _Augmented(RowDynamics):
         t0, t1 = taken.t0[taken.accepted], taken.t1[taken.accepted]
         with torch.enable_grad():
             field = of_y.on(positions)
-        for node, weight in _NODES:
+        for node, weight in gauss_legendre(taken.solver.order):
             z = pick(taken.solver.interpolate(step, node), positions)
             y, adjoint = self.split(z)
             with torch.enable_grad():
