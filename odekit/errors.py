@@ -76,6 +76,10 @@ class AdjointDriftWarning(UserWarning):
     """The backward solve of the adjoint method lost the forward trajectory; its gradient is not to be trusted."""
 
 
+class ReversalDriftWarning(UserWarning):
+    """Steps taken back lost the forward trajectory to rounding; the reversible gradient is not to be trusted."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint to end an error message with: the closest known name if there is one, then all that is known."""
     known = sorted(known)

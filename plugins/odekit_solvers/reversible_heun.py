@@ -25,6 +25,7 @@ class ReversibleHeun(ReversibleSolver):
     order = 2
     error_order = 1
     dense_order = 2
+    rowwise = True
 
     def init(self, f: VectorField, t0: Time, y0: Tensor, f0: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return y0, f(t0, y0) if f0 is None else f0
