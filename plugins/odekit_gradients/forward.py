@@ -1,0 +1,13 @@
+"""Registers forward sensitivities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import odekit
+from odekit.gradients import Forward
+
+
+@odekit.hookimpl
+def register_gradient_methods(register: Callable[[type], None]) -> None:
+    register(Forward)
