@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from odekit.core import lanes
+from odekit.core.autocast import suspended
 from odekit.core.callbacks import Callbacks, resolve_callbacks
 from odekit.core.control import resolve_control
 from odekit.core.dense import Kept, Recorder
@@ -16,7 +18,7 @@ from odekit.core.legs import travel
 from odekit.core.problem import pose
 from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl, TraceEstimator
 from odekit.core.report import report, resolve_save
-from odekit.core.rows.front import refuse_beside_events, solve_rows
+from odekit.core.rows.front import solve_rows
 from odekit.core.rows.problem import one_row
 from odekit.core.rows.stops import RowStops
 from odekit.core.sections import numbers
@@ -130,14 +132,16 @@ def solve(
         callbacks=resolve_callbacks(callback), recorder=recorder,
     )  # fmt: skip
     if batch == "rows":
-        if problem.course.watches:
-            every = save if save == "steps" else None
-            refuse_beside_events(
-                step_times=tuple(step_times), jump_times=tuple(jump_times), save=every, dense=dense, callback=callback
+        if lanes.mapped():
+            raise InputError(
+                'batch="rows" inside torch.func.vmap: lanes cannot have rows; give the lanes a batch axis of their own '
+                "and solve all of their rows at once, without vmap"
             )
         stops = RowStops.of(step_times, jump_times)
-        return solve_rows(problem, t, gradient, solver, control, throw, stops, saved)
-    journey = travel(problem, gradient, solver, control)
+        with suspended(problem.y0.device.type):
+            return solve_rows(problem, t, gradient, solver, control, throw, stops, saved)
+    with suspended(problem.y0.device.type):
+        journey = travel(problem, gradient, solver, control)
     solution = report(journey, problem, saved)
     if throw and not solution.status.ok:
         raise SolveError(_complaint(journey.outcome, solver, problem.y0), solution.status, solution)
@@ -185,7 +189,7 @@ def _resolve(kind: str, wanted: Any, base: type) -> Any:
 
 def _complaint(outcome: Outcome, solver: ODESolver, y0: Tensor) -> str:
     stats = outcome.stats
-    cause = "" if bool(y0.isfinite().all()) else " y0 itself holds NaN or infinite values."
+    cause = "" if lanes.everywhere(y0.isfinite().all()) else " y0 itself holds NaN or infinite values."
     return (
         f"solver {solver.name!r} stopped at t = {outcome.t1:.6g}: {outcome.status}.{cause} "
         f"(next step size {outcome.step_size:.3g}, {stats.nfe} evaluations of f, {stats.accepted} steps accepted, "

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from odekit.core import lanes
 from odekit.core.expansion import Expansion
 from odekit.core.interpolate import hermite
 from odekit.core.jacobian import Linearised
@@ -191,10 +192,14 @@ class ODESolver(ABC):
         """dy/dt of what :meth:`interpolate` gives there, shaped like it, by differentiating it.
 
         Each component of an interpolant is a function of its own ``theta``, so that one reverse pass (two for complex
-        states) has them all.
+        states) has them all. It has a gradient of its own if the step or ``theta`` has.
         """
         at = torch.as_tensor(coefficient(theta, step.y0), dtype=step.y0.real.dtype, device=step.y0.device)
-        again = torch.is_grad_enabled()
+        if lanes.transformed():
+            at = at.expand(torch.broadcast_shapes(at.shape, step.y0.shape)).clone()
+            slope = torch.func.jvp(lambda x: self.interpolate(step, x), (at,), (torch.ones_like(at),))[1]
+            return slope / coefficient(step.t1 - step.t0, step.y0)
+        again = torch.is_grad_enabled() and (at.requires_grad or self.interpolate(step, at).requires_grad)
         with torch.enable_grad():
             at = at.expand(torch.broadcast_shapes(at.shape, step.y0.shape)).clone()
             at = at if at.requires_grad else at.requires_grad_()
@@ -348,6 +353,12 @@ class GradientMethod(ABC):
     def prepared(self, solver_named: Callable[[str], ODESolver]) -> GradientMethod:
         """This method with the names among its settings resolved; itself if there are none."""
         return self
+
+    def chosen(
+        self, problem: Problem | RowProblem, solver: ODESolver, control: StepControl
+    ) -> tuple[GradientMethod, str]:
+        """The method that is used for this problem, and why; itself, which needs no reason, unless it is a rule."""
+        return self, ""
 
     @abstractmethod
     def solve(self, problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:

@@ -58,7 +58,8 @@ class Stats:
 
     ``nfe`` counts every call of the user's f in the forward solve, whatever it was for (stages, the first step size,
     Newton iterations, Jacobians, dense output). ``nfe_backward`` counts the calls made by backward passes so far; it
-    grows when ``backward()`` runs.
+    grows when ``backward()`` runs. ``gradient`` is the name of the gradient method that was used, ``why`` the reason if
+    a rule picked it.
     """
 
     nfe: int = 0
@@ -68,6 +69,8 @@ class Stats:
     jacobians: int = 0
     nfe_backward: int = 0
     steps_backward: int = 0
+    gradient: str = ""
+    why: str = ""
 
 
 @attrs.frozen(eq=False)
