@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from odekit.core.control import FixedStep, PIDControl, PredictiveControl
     from odekit.core.doubling import Doubling
     from odekit.core.events import Event
+    from odekit.core.reversible_pair import Reversible
     from odekit.core.solution import EventLog, Solution, Stats, Status
+    from odekit.core.steady import steady_state
     from odekit.neural_ode import NeuralODE
     from odekit.registry.hooks import hookimpl
     from odekit.solving import solve, trace_named
@@ -33,14 +35,16 @@ _HOMES = {
     "PIDControl": "odekit.core.control",
     "PredictiveControl": "odekit.core.control",
     "Doubling": "odekit.core.doubling",
+    "Reversible": "odekit.core.reversible_pair",
     "Event": "odekit.core.events",
+    "steady_state": "odekit.core.steady",
     "Callbacks": "odekit.core.callbacks",
     "hookimpl": "odekit.registry.hooks",
 }
 
 __all__ = [
     "Callbacks", "Doubling", "Event", "EventLog", "FixedStep", "NeuralODE", "PIDControl", "PredictiveControl",
-    "Solution", "Stats", "Status", "errors", "hookimpl", "solve", "trace_named",
+    "Reversible", "Solution", "Stats", "Status", "errors", "hookimpl", "solve", "steady_state", "trace_named",
 ]  # fmt: skip
 
 

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from odekit.core.adams import Adams
 from odekit.core.protocols import ODESolver
+from odekit.core.reversible import ReversibleSolver
+from odekit.core.runge_kutta import ExplicitRungeKutta
 from odekit.registry import catalog
 
 _STRUCTURES = {entry.name: entry.facts["structure"] for entry in catalog().entries("solver")}
 SOLVERS = [name for name, structure in _STRUCTURES.items() if structure == "general"]
 SEPARABLE = [name for name, structure in _STRUCTURES.items() if structure == "separable"]
-GRADIENTS = ["direct", "checkpointed", "adjoint"]
+GRADIENTS = ["direct", "checkpointed", "adjoint", "interpolated", "reversible"]
 DOUBLE = torch.float64
 
 
@@ -29,6 +31,9 @@ ADAPTIVE = [name for name in SOLVERS if solver_class(name).error_order is not No
 CAUTIOUS = [name for name in ADAPTIVE if name != "fehlberg2"]
 """The solvers whose estimate is above the error of the step; Fehlberg's of order one has next to no error to show."""
 IMPLICIT = [name for name in SOLVERS if hasattr(solver_class(name), "newton")]
+IRREVERSIBLE = [
+    name for name in _STRUCTURES if not issubclass(solver_class(name), ExplicitRungeKutta | ReversibleSolver)
+]
 EXPLICIT = [name for name in SOLVERS if not solver_class(name).implicit]
 MULTISTEP = [name for name in SOLVERS if issubclass(solver_class(name), Adams)]
 

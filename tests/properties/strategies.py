@@ -12,7 +12,7 @@ from problems import SOLVERS, solver_class
 from torch import Tensor
 
 few = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-many = settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 NARROW = (torch.float32, torch.complex64)

@@ -11,7 +11,7 @@ NAMES = {
         "euler", "midpoint", "heun", "rk4", "rk4-38", "bosh3", "dopri5", "tsit5",
         "implicit_euler", "trapezoid", "kvaerno3",
     ],
-    "gradient": ["direct", "adjoint", "checkpointed"],
+    "gradient": ["direct", "adjoint", "checkpointed", "interpolated"],
     "trace": ["exact", "hutchinson"],
     "model": ["odenet", "resnet", "ffjord"],
     "dataset": [
