@@ -9,6 +9,9 @@ from odekit.cli.lazy import LazyCommand, LazyGroup
 
 COMMANDS = {
     "list": LazyCommand("odekit.cli.list:list_command", "Show every registered solver, gradient, model, ..."),
+    "profile": LazyCommand(
+        "odekit.cli.profile:profile_command", "Compare the gradient methods on your own model: memory, time, error."
+    ),
     "run": LazyCommand("odekit.cli.run:run_command", "Train a model and write its results to a folder."),
 }
 """Every command. Its module is imported when the command is called."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _TYPED = "odekit.typed"
 
-_PATHS = {
+PATHS = {
     "data": "data.name",
     "solver": "solver.name",
     "gradient": "gradient.name",
@@ -117,12 +117,12 @@ def run_command(
       odekit run runs/first/spec.toml --seed 1
       odekit run --resume runs/first
     """
-    changes = _changes(flags, settings)
+    changes = typed_changes(flags, settings)
     _check_usage(ctx, model, changes, out, resume)
     first = os.environ.get("RANK", "0") == "0"
     if first:
         announced_catalog()
-    tables = {} if resume else _tables(ctx, model, changes)
+    tables = {} if resume else typed_tables(ctx, model, changes)
 
     from odekit.runner import experiment
     from odekit.runner.progress import Display, display_on
@@ -138,9 +138,9 @@ def run_command(
         ctx.exit(result.stop.exit_code)
 
 
-def _changes(flags: Mapping[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
+def typed_changes(flags: Mapping[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
     """What was typed, by dotted path."""
-    changes = {_PATHS[flag]: value for flag, value in flags.items() if value is not None}
+    changes = {PATHS[flag]: value for flag, value in flags.items() if value is not None}
     for setting in settings:
         path, equals, value = setting.partition("=")
         if not equals or not all(path.split(".")):
@@ -163,7 +163,7 @@ def _check_usage(
         )
 
 
-def _tables(ctx: click.Context, model: str | None, changes: dict[str, Any]) -> dict[str, Any]:
+def typed_tables(ctx: click.Context, model: str | None, changes: dict[str, Any]) -> dict[str, Any]:
     """The spec's tables: the file, if one was named, with what was typed put over it."""
     if model is not None and model.endswith(".toml"):
         return toml.changed(toml.read(Path(model)), changes)

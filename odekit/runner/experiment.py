@@ -93,10 +93,10 @@ def _carry_out(spec: Spec, folder: RunFolder, sitting: Sitting, processes: Proce
     parts = choices.find(spec)
     spec = attrs.evolve(spec, device=device.device.type, threads=spec.threads or torch.get_num_threads())
     randomness = Randomness(spec.seed)
-    with _threads(spec.threads), restored(device.device):
+    with threads(spec.threads), restored(device.device):
         with processes.one_after_first():
-            data = _data(spec, parts, sitting)
-        model = _model(spec, parts, data, randomness).to(device.device, dtype)
+            data = data_of(spec, parts, sitting.data_folder)
+        model = model_of(spec, parts, data, randomness).to(device.device, dtype)
         trainer = Trainer(spec, model, data, device.device, randomness, processes)
         if folder.resumed:
             _restore(trainer, folder, processes, note)
@@ -241,8 +241,9 @@ def _result(
     )
 
 
-def _data(spec: Spec, parts: choices.Parts, sitting: Sitting) -> Data:
-    place = sitting.data_folder or os.environ.get(DATA_VARIABLE) or None
+def data_of(spec: Spec, parts: choices.Parts, folder: Path | None) -> Data:
+    """The dataset that a spec names; datasets are in ``folder``, or where ``ODEKIT_DATA`` says."""
+    place = folder or os.environ.get(DATA_VARIABLE) or None
     with _options_of("data", spec.data):
         data = parts.data.load(Path(place) if place else None, spec.seed, **spec.data.options)
     for part in ("train", "valid", "test"):
@@ -251,7 +252,8 @@ def _data(spec: Spec, parts: choices.Parts, sitting: Sitting) -> Data:
     return data
 
 
-def _model(spec: Spec, parts: choices.Parts, data: Data, randomness: Randomness) -> Model:
+def model_of(spec: Spec, parts: choices.Parts, data: Data, randomness: Randomness) -> Model:
+    """A fresh model as a spec describes it, on the CPU."""
     randomness.seed_globals("model")
     with _options_of("model", spec.model):
         return parts.model.build(data.shape, data.classes, parts.tools, **spec.model.options)
@@ -284,7 +286,8 @@ def _restore(trainer: Trainer, folder: RunFolder, processes: Processes, note: An
 
 
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
+def threads(number: int | None) -> Iterator[None]:
+    """So many CPU threads for what happens inside."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:
@@ -309,4 +312,4 @@ def _parameters(model: Model) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-__all__ = ["DATA_VARIABLE", "Sitting", "resume", "run"]
+__all__ = ["DATA_VARIABLE", "Sitting", "data_of", "model_of", "resume", "run", "threads"]

@@ -102,7 +102,7 @@ class Trainer:
         """
         step, rank = self.state.step, self.processes.rank
         self.randomness.seed_globals("step", step, rank)
-        x, y = self._batch(step, rank)
+        x, y = self.batch(step, rank)
         for group in self._optimizer.param_groups:
             group["lr"] = self.rate
         self.model.train()
@@ -174,7 +174,8 @@ class Trainer:
         self.best = {name: tensor.to(self.device) for name, tensor in parts["best"].items()}
         self.state = State(**state)
 
-    def _batch(self, step: int, rank: int) -> tuple[Tensor, Tensor | None]:
+    def batch(self, step: int, rank: int) -> tuple[Tensor, Tensor | None]:
+        """Samples and labels of a process for a step, on the device."""
         indices = self.batches.indices(step)
         x, y = self.data.train.x[indices], self.data.train.y
         if self.data.augment is not None:

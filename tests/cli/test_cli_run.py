@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from odekit.cli.main import main
-from odekit.cli.run import _PATHS, run_command
+from odekit.cli.run import PATHS, run_command
 from odekit.registry import catalog
 from odekit.runner import Choice, Optimizer, Schedule, SolverChoice, Train, toml
 from odekit.runner.folder import RunFolder
@@ -73,7 +73,7 @@ def test_every_flag_reaches_the_spec(tmp_path: Path) -> None:
         "eval-every": "2", "limit-test": "9", "seed": "7", "device": "cpu", "dtype": "float64", "threads": "1",
         "data": "stub-plane",
     }  # fmt: skip
-    assert {flag.replace("-", "_") for flag in flags} == _PATHS.keys() - {"epochs", "control"}
+    assert {flag.replace("-", "_") for flag in flags} == PATHS.keys() - {"epochs", "control"}
     typed = [part for flag, value in flags.items() for part in (f"--{flag}", value)]
     sets = ["schedule.drops=[0.5]", "schedule.factor=0.2", "trace.noise=gaussian", "trace.probes=2", "data.size=30"]
     result = odekit("run", "stub-gaussian", *typed, *(f"--set={s}" for s in sets), "--out", tmp_path / "run")
