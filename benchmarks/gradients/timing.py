@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +33,19 @@ class Network(nn.Module):
         return out
 
 
-WORKS = {
+WORKS: dict[str, dict[str, Any]] = {
     "adaptive: dopri5 at 1e-6, 256 states": {"rows": 256, "steps": 10, "rtol": 1e-6, "atol": 1e-6},
     "200 fixed steps of rk4, 64 states": {"rows": 64, "steps": 200, "step_size": 5e-3},
 }
 
 
-def passes(rows: int, steps: int, **options: float) -> dict[str, tuple[Pass, Pass]]:
+def end(f: Network, y0: Tensor, t: Tensor, **options: Any) -> Tensor:
+    """The state at the end."""
+    last: Tensor = odekit.solve(f, y0, t, **options).y1
+    return last
+
+
+def passes(rows: int, steps: int, **options: Any) -> dict[str, tuple[Pass, Pass]]:
     """Forward passes by method, each with that of `direct` through the same steps."""
     torch.manual_seed(0)
     f, y0, t = Network(), torch.randn(rows, 2), torch.tensor([0.0, 1.0])
@@ -49,13 +57,10 @@ def passes(rows: int, steps: int, **options: float) -> dict[str, tuple[Pass, Pas
         solver, method = entry.solver or usual, entry.make(steps)
         same = stepping(method, solver)
 
-        def run(solver: object = solver, method: object = method) -> Tensor:
-            return odekit.solve(f, y0, t, solver=solver, gradient=method, **options).y1  # type: ignore[arg-type]
-
-        def direct(solver: object = same) -> Tensor:
-            return odekit.solve(f, y0, t, solver=solver, gradient=Direct(), **options).y1  # type: ignore[arg-type]
-
-        found[label] = run, direct
+        found[label] = (
+            functools.partial(end, f, y0, t, solver=solver, gradient=method, **options),
+            functools.partial(end, f, y0, t, solver=same, gradient=Direct(), **options),
+        )
     if importlib.util.find_spec("torchdiffeq"):
         import torchdiffeq
 
@@ -81,7 +86,7 @@ def times() -> dict[str, dict[str, tuple[float, float, float]]]:
     torch.set_num_threads(1)
     found: dict[str, dict[str, tuple[float, float, float]]] = {}
     for work, options in WORKS.items():
-        ways = passes(**options)  # type: ignore[arg-type]
+        ways = passes(**options)
         taken: dict[str, list[tuple[float, float]]] = {label: [] for label in ways}
         for _ in range(ROUNDS):
             for label, (run, direct) in ways.items():

@@ -20,7 +20,8 @@ from odekit.core.tolerance import NORMS, Norm, Tolerance, checked, rms
 from odekit.errors import AdjointDriftWarning, GradientError, InputError, nearest
 from odekit.gradients import rows_adjoint
 from odekit.gradients.augmented import Augmented, Parts
-from odekit.gradients.continuous import Continuous, ContinuousTape, WayBack, forward, recorded
+from odekit.gradients.continuous import Continuous, ContinuousTape, WayBack, recorded
+from odekit.gradients.forwards import unrecorded
 from odekit.gradients.quadrature import Quadrature, keeps_up
 from odekit.gradients.stations import Stations
 
@@ -85,7 +86,7 @@ class Adjoint(Continuous):
 
     def solve(self, problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:
         if not torch.is_grad_enabled():
-            return forward(problem, solver, control, None)
+            return unrecorded(problem, solver, control)
         return recorded(_Tape(self, problem, solver, control))
 
     def solve_rows(self, problem: RowProblem, solver: ODESolver, control: StepControl) -> RowOutcome:

@@ -9,17 +9,16 @@ import attrs
 import torch
 from torch import Tensor
 
-from odekit.core.integrate import Passage, integrate
+from odekit.core.integrate import Passage
 from odekit.core.problem import Problem
 from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl
 from odekit.core.rows.answer import RowOutcome
 from odekit.core.rows.one_by_one import solve_one_by_one
 from odekit.core.rows.problem import RowProblem
 from odekit.core.solution import Stats
-from odekit.core.times import Clock
 from odekit.gradients import rows_checkpointed
 from odekit.gradients.captured import Dependencies
-from odekit.gradients.direct import Direct
+from odekit.gradients.forwards import retraced, unrecorded
 from odekit.gradients.keeping import State, keeping
 from odekit.gradients.replay import retake
 from odekit.gradients.sweep import Sweep
@@ -65,7 +64,7 @@ class Checkpointed(GradientMethod):
     def taped(self, kind: type[StepsTape], problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:
         """Solve, with a tape of this kind to go back by."""
         if not torch.is_grad_enabled():
-            return _forward(problem, solver, control, None, None)
+            return unrecorded(problem, solver, control)
         tape = kind(problem, solver, control, self.budget)
         ys, y1 = record(tape)
         return attrs.evolve(tape.outcomes.pop(), ys=ys, y1=y1)
@@ -74,14 +73,6 @@ class Checkpointed(GradientMethod):
         if self.budget is not None and torch.is_grad_enabled():
             return solve_one_by_one(problem, self, solver, control)
         return rows_checkpointed.solve(problem, solver, control)
-
-
-def _forward(problem: Problem, solver: ODESolver, control: StepControl, f0: Tensor | None, keep: Any) -> Outcome:
-    with torch.no_grad():
-        return integrate(
-            problem.field, problem.y0, Clock(problem.times), solver, control, problem.tolerance, problem.max_steps,
-            f0=f0, on_accept=keep, course=problem.course,
-        )  # fmt: skip
 
 
 class StepsTape(Tape):
@@ -110,7 +101,7 @@ class StepsTape(Tape):
 
     def solve(self) -> tuple[Tensor, Tensor]:
         keep = self.kept.add if self.dependencies.needed else None
-        outcome = _forward(self.problem, self.solver, self.control, self.dependencies.f0, keep)
+        outcome = unrecorded(self.problem, self.solver, self.control, self.dependencies.f0, keep)
         self.outcomes.append(outcome)
         self.stats = outcome.stats
         passages, reached = self.kept.passages, len(outcome.slots)
@@ -139,7 +130,4 @@ class StepsTape(Tape):
         return sweep.gradients()
 
     def retrace(self, y0: Tensor, ts: Tensor, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-        again = self.problem.again(self.dependencies.field(self.problem, inputs), y0, ts)
-        outcome = Direct().solve(again, self.solver, self.control)
-        self.stats.nfe_backward += outcome.stats.nfe
-        return outcome.ys, outcome.y1
+        return retraced(self.problem, self.dependencies, self.solver, self.control, self.stats, y0, ts, inputs)

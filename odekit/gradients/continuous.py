@@ -25,7 +25,7 @@ from odekit.core.times import Clock
 from odekit.core.tolerance import Norm, Tolerance
 from odekit.errors import OptionError, SolveError
 from odekit.gradients.captured import Dependencies
-from odekit.gradients.direct import Direct
+from odekit.gradients.forwards import retraced, unrecorded
 from odekit.gradients.stations import Stations
 from odekit.gradients.tape import Tape, record
 
@@ -64,22 +64,6 @@ def recorded(tape: ContinuousTape) -> Outcome:
     return attrs.evolve(tape.outcomes.pop(), ys=ys, y1=y1)
 
 
-def forward(problem: Problem, solver: ODESolver, control: StepControl, f0: Tensor | None) -> Outcome:
-    """Solve without gradients."""
-    with torch.no_grad():
-        return integrate(
-            problem.field,
-            problem.y0,
-            Clock(problem.times),
-            solver,
-            control,
-            problem.tolerance,
-            problem.max_steps,
-            f0=f0,
-            course=problem.course,
-        )
-
-
 class ContinuousTape(Tape):
     """The settings of the backward solve, checked before the forward one begins, and what it will need.
 
@@ -114,7 +98,7 @@ class ContinuousTape(Tape):
         """What one backward pass does between stations; f is ``field``, as a function of ``inputs``."""
 
     def solve(self) -> tuple[Tensor, Tensor]:
-        outcome = forward(self.problem, self.forward_solver, self.forward_control, self.dependencies.f0)
+        outcome = unrecorded(self.problem, self.forward_solver, self.forward_control, self.dependencies.f0)
         self.outcomes.append(outcome)
         self.stats, self.reached, self.slots = outcome.stats, outcome.t1, outcome.slots
         return outcome.ys, outcome.y1
@@ -136,10 +120,9 @@ class ContinuousTape(Tape):
         return [grad_y0, stations.grad_ts, *way.gradients()]
 
     def retrace(self, y0: Tensor, ts: Tensor, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-        again = self.problem.again(self.dependencies.field(self.problem, inputs), y0, ts)
-        outcome = Direct().solve(again, self.forward_solver, self.forward_control)
-        self.stats.nfe_backward += outcome.stats.nfe
-        return outcome.ys, outcome.y1
+        return retraced(
+            self.problem, self.dependencies, self.forward_solver, self.forward_control, self.stats, y0, ts, inputs
+        )
 
     def tolerances(self, method: Continuous) -> tuple[float | Tensor, float | Tensor]:
         """The relative and absolute tolerance for the adjoint: the method's own ones, or the forward ones."""

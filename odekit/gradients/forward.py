@@ -9,18 +9,17 @@ import attrs
 import torch
 from torch import Tensor
 
-from odekit.core.integrate import integrate
 from odekit.core.problem import Problem
 from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl
 from odekit.core.rows.answer import RowOutcome
 from odekit.core.rows.one_by_one import solve_one_by_one
 from odekit.core.rows.problem import RowProblem
-from odekit.core.times import Clock
 from odekit.errors import GradientError, InputError
 from odekit.gradients.captured import Dependencies
 from odekit.gradients.direct import Direct
 from odekit.gradients.forward_field import Moved, used_by
 from odekit.gradients.forward_step import Tangents, count
+from odekit.gradients.forwards import retraced, unrecorded
 from odekit.gradients.products import added
 from odekit.gradients.tape import Tape, record
 
@@ -63,7 +62,7 @@ class Forward(GradientMethod):
 
     def solve(self, problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:
         if not torch.is_grad_enabled():
-            return _forward(problem, solver, control, None, None)
+            return unrecorded(problem, solver, control)
         tape = _Tape(problem, solver, control, self)
         ys, y1 = record(tape)
         return attrs.evolve(tape.outcomes.pop(), ys=ys, y1=y1)
@@ -72,14 +71,6 @@ class Forward(GradientMethod):
         if not torch.is_grad_enabled():
             return Direct().solve_rows(problem, solver, control)
         return solve_one_by_one(problem, self, solver, control)
-
-
-def _forward(problem: Problem, solver: ODESolver, control: StepControl, f0: Tensor | None, tell: Any) -> Outcome:
-    with torch.no_grad():
-        return integrate(
-            problem.field, problem.y0, Clock(problem.times), solver, control, problem.tolerance, problem.max_steps,
-            f0=f0, on_accept=tell, course=problem.course,
-        )  # fmt: skip
 
 
 class _Tape(Tape):
@@ -105,13 +96,13 @@ class _Tape(Tape):
     def solve(self) -> tuple[Tensor, Tensor]:
         problem, needed = self.problem, self.dependencies.needed
         if not needed:
-            outcome = _forward(problem, self.solver, self.control, self.dependencies.f0, None)
+            outcome = unrecorded(problem, self.solver, self.control, self.dependencies.f0)
             self.outcomes.append(outcome)
             return outcome.ys, outcome.y1
         field = Moved(problem.field, used_by(problem))
         self._check_size(field)
         tangents = Tangents(problem, self.timed, self.dependencies, self.solver, field, self.how.chunk)
-        outcome = _forward(problem, self.solver, self.control, self.dependencies.f0, tangents.through)
+        outcome = unrecorded(problem, self.solver, self.control, self.dependencies.f0, tangents.through)
         if problem.times[0] == problem.times[-1]:
             tangents.rest()
         self.outcomes.append(outcome)
@@ -183,10 +174,7 @@ class _Tape(Tape):
         return grads
 
     def retrace(self, y0: Tensor, ts: Tensor, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-        again = self.problem.again(self.dependencies.field(self.problem, inputs), y0, ts)
-        outcome = Direct().solve(again, self.solver, self.control)
-        self.stats.nfe_backward += outcome.stats.nfe
-        return outcome.ys, outcome.y1
+        return retraced(self.problem, self.dependencies, self.solver, self.control, self.stats, y0, ts, inputs)
 
 
 def _contracted(derivatives: Tensor, grads: Tensor) -> Tensor:

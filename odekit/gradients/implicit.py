@@ -9,7 +9,6 @@ import attrs
 import torch
 from torch import Tensor
 
-from odekit.core.integrate import integrate
 from odekit.core.linear import GMRES, Auto, Linear, resolve_linear
 from odekit.core.outputs import same_time
 from odekit.core.problem import Problem
@@ -17,11 +16,11 @@ from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepContro
 from odekit.core.rows.answer import RowOutcome
 from odekit.core.rows.one_by_one import solve_one_by_one
 from odekit.core.rows.problem import RowProblem
-from odekit.core.times import Clock
 from odekit.core.tolerance import default_tolerances
 from odekit.errors import GradientError, InputError
 from odekit.gradients.captured import Dependencies
 from odekit.gradients.direct import Direct
+from odekit.gradients.forwards import unrecorded
 from odekit.gradients.implicit_system import Map, System, as_real, like, system
 from odekit.gradients.products import added, vjp
 from odekit.gradients.tape import Tape, record
@@ -67,7 +66,7 @@ class Implicit(GradientMethod):
 
     def solve(self, problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:
         if not torch.is_grad_enabled():
-            return _forward(problem, solver, control, None)
+            return unrecorded(problem, solver, control)
         tape = _Tape(problem, solver, control, self)
         ys, y1 = record(tape)
         return attrs.evolve(tape.outcomes.pop(), ys=ys, y1=y1)
@@ -76,14 +75,6 @@ class Implicit(GradientMethod):
         if not torch.is_grad_enabled():
             return Direct().solve_rows(problem, solver, control)
         return solve_one_by_one(problem, self, solver, control)
-
-
-def _forward(problem: Problem, solver: ODESolver, control: StepControl, f0: Tensor | None) -> Outcome:
-    with torch.no_grad():
-        return integrate(
-            problem.field, problem.y0, Clock(problem.times), solver, control, problem.tolerance, problem.max_steps,
-            f0=f0, course=problem.course,
-        )  # fmt: skip
 
 
 class _Tape(Tape):
@@ -106,7 +97,7 @@ class _Tape(Tape):
         self.once = False
 
     def solve(self) -> tuple[Tensor, Tensor]:
-        outcome = _forward(self.problem, self.solver, self.control, self.dependencies.f0)
+        outcome = unrecorded(self.problem, self.solver, self.control, self.dependencies.f0)
         self.outcomes.append(outcome)
         self.stats, self.t1, self.y1 = outcome.stats, outcome.t1, outcome.y1
         self.times = [slot.t for slot in outcome.slots]

@@ -18,8 +18,9 @@ from odekit.core.rows.one_by_one import solve_one_by_one
 from odekit.core.rows.problem import RowProblem
 from odekit.core.tolerance import NORMS, Norm, checked, resolve_norm
 from odekit.errors import InputError, nearest
-from odekit.gradients.continuous import Continuous, ContinuousTape, WayBack, forward, recorded
+from odekit.gradients.continuous import Continuous, ContinuousTape, WayBack, recorded
 from odekit.gradients.direct import Direct
+from odekit.gradients.forwards import unrecorded
 from odekit.gradients.quadrature import Quadrature
 from odekit.gradients.stations import Stations
 from odekit.gradients.trajectory import Trajectory
@@ -61,7 +62,7 @@ class Interpolated(Continuous):
 
     def solve(self, problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:
         if not torch.is_grad_enabled():
-            return forward(problem, solver, control, None)
+            return unrecorded(problem, solver, control)
         return recorded(_Tape(self, problem, solver, control))
 
     def solve_rows(self, problem: RowProblem, solver: ODESolver, control: StepControl) -> RowOutcome:

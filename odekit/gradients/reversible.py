@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from odekit.core.integrate import Accepted, Passage, around, integrate
+from odekit.core.integrate import Accepted, Passage, around
 from odekit.core.problem import Problem
 from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl
 from odekit.core.reversible import ReversibleSolver
@@ -21,10 +21,10 @@ from odekit.core.rows.one_by_one import solve_one_by_one
 from odekit.core.rows.problem import RowProblem
 from odekit.core.runge_kutta import ExplicitRungeKutta
 from odekit.core.solution import Stats
-from odekit.core.times import Clock
 from odekit.errors import OptionError, ReversalDriftWarning
 from odekit.gradients.captured import Dependencies
 from odekit.gradients.direct import Direct
+from odekit.gradients.forwards import retraced, unrecorded
 from odekit.gradients.replay import retake
 from odekit.gradients.sweep import Sweep
 from odekit.gradients.tape import Tape, record
@@ -119,12 +119,8 @@ class _Tape(Tape):
 
     def solve(self) -> tuple[Tensor, Tensor]:
         problem = self.problem
-        with torch.no_grad():
-            outcome = integrate(
-                problem.field, self.y0.detach(), Clock(problem.times), self.solver, self.control, problem.tolerance,
-                problem.max_steps, f0=self.dependencies.f0, course=problem.course,
-                on_accept=self._add if self.dependencies.needed else None,
-            )  # fmt: skip
+        keep = self._add if self.dependencies.needed else None
+        outcome = unrecorded(problem, self.solver, self.control, self.dependencies.f0, keep)
         self.outcomes.append(outcome)
         self.stats = outcome.stats
         if self.passages and self.passages[-1].t1 != outcome.t1:
@@ -213,10 +209,7 @@ class _Tape(Tape):
             return self.solver.reverse(around(sweep.field, passage.section), passage.t0, passage.t1, y1, carry)
 
     def retrace(self, y0: Tensor, ts: Tensor, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-        again = self.problem.again(self.dependencies.field(self.problem, inputs), y0, ts)
-        outcome = Direct().solve(again, self.solver, self.control)
-        self.stats.nfe_backward += outcome.stats.nfe
-        return outcome.ys, outcome.y1
+        return retraced(self.problem, self.dependencies, self.solver, self.control, self.stats, y0, ts, inputs)
 
 
 class _Drift:

@@ -26,7 +26,7 @@ from odekit.core.times import RowTimes, Time, on_host
 from odekit.core.tolerance import NORMS, Norm, checked
 from odekit.errors import AdjointDriftWarning, SolveError
 from odekit.gradients.captured import Dependencies
-from odekit.gradients.direct import Direct
+from odekit.gradients.forwards import retraced_rows, unrecorded_rows
 from odekit.gradients.products import added
 from odekit.gradients.quadrature import gauss_legendre
 from odekit.gradients.tape import Tape, record
@@ -53,21 +53,12 @@ def solve(method: Adjoint, problem: RowProblem, solver: ODESolver, control: Step
     if alone or method.quadrature is False or method.callback is not None:
         return solve_one_by_one(problem, method, solver, control)
     if not torch.is_grad_enabled():
-        return _forward(problem, solver, control, None)
+        return unrecorded_rows(problem, solver, control)
     own = method.control is not None or method.step_size is not None
     back_control = resolve_control(method.control if own else control, method.step_size, backward)
     tape = _Tape(method, problem, solver, control, backward, back_control)
     ys, y1 = record(tape)
     return attrs.evolve(tape.outcomes[0], ys=ys, y1=y1)
-
-
-def _forward(problem: RowProblem, solver: ODESolver, control: StepControl, f0: Tensor | None) -> RowOutcome:
-    with torch.no_grad():
-        clock = RowClock(problem.times, None, problem.y0)
-        return integrate_rows(
-            problem.dynamics, problem.y0, clock, solver, control, problem.tolerance, problem.max_steps, f0=f0,
-            course=problem.course,
-        )  # fmt: skip
 
 
 class _Tape(Tape):
@@ -109,7 +100,7 @@ class _Tape(Tape):
         self.outcomes: list[RowOutcome] = []
 
     def solve(self) -> tuple[Tensor, Tensor]:
-        outcome = _forward(self.problem, self.forward_solver, self.forward_control, self.dependencies.f0)
+        outcome = unrecorded_rows(self.problem, self.forward_solver, self.forward_control, self.dependencies.f0)
         self.outcomes.append(attrs.evolve(outcome, ys=outcome.ys[:0], y1=outcome.y1[:0]))
         return outcome.ys, outcome.y1
 
@@ -120,10 +111,10 @@ class _Tape(Tape):
         return _solve_backwards(self, ys, y1, grad_ys, grad_y1, time_gradient)
 
     def retrace(self, y0: Tensor, ts: Tensor, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-        again = self.problem.again(self.dependencies.field(self.problem.start, inputs), y0, ts)
-        outcome = Direct().solve_rows(again, self.forward_solver, self.forward_control)
-        self.outcomes[0].stats.costs[0].nfe_backward += outcome.stats.nfe
-        return outcome.ys, outcome.y1
+        return retraced_rows(
+            self.problem, self.dependencies, self.forward_solver, self.forward_control,
+            self.outcomes[0].stats.costs[0], y0, ts, inputs,
+        )  # fmt: skip
 
 
 def _twice(tolerance: float | Tensor) -> float | Tensor:

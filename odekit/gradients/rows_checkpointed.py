@@ -15,13 +15,13 @@ from odekit.core.protocols import ODESolver, StepControl
 from odekit.core.rows.answer import RowOutcome
 from odekit.core.rows.clock import RowClock
 from odekit.core.rows.field import RowDynamics, RowField
-from odekit.core.rows.loop import RowsAccepted, integrate_rows
+from odekit.core.rows.loop import RowsAccepted
 from odekit.core.rows.outputs import Slots, at_rest, states_in
 from odekit.core.rows.problem import RowProblem
 from odekit.core.rows.selection import Selection, pick
 from odekit.core.solution import Stats
 from odekit.gradients.captured import Dependencies
-from odekit.gradients.direct import Direct
+from odekit.gradients.forwards import retraced_rows, unrecorded_rows
 from odekit.gradients.products import added, flows, vjp
 from odekit.gradients.tape import Tape, record
 
@@ -33,21 +33,10 @@ Keep = Callable[[RowsAccepted], None]
 def solve(problem: RowProblem, solver: ODESolver, control: StepControl) -> RowOutcome:
     """Solve without a graph; ``backward()`` takes the accepted steps again, from the last iteration to the first."""
     if not torch.is_grad_enabled():
-        return _forward(problem, solver, control, None, None)
+        return unrecorded_rows(problem, solver, control)
     tape = _Tape(problem, solver, control)
     ys, y1 = record(tape)
     return attrs.evolve(tape.outcomes.pop(), ys=ys, y1=y1)
-
-
-def _forward(
-    problem: RowProblem, solver: ODESolver, control: StepControl, f0: Tensor | None, keep: Keep | None
-) -> RowOutcome:
-    with torch.no_grad():
-        return integrate_rows(
-            problem.dynamics, problem.y0, RowClock(problem.times, None, problem.y0), solver, control,
-            problem.tolerance, problem.max_steps, f0=f0, on_accept=keep,
-            course=problem.course,
-        )  # fmt: skip
 
 
 @attrs.frozen(eq=False)
@@ -85,7 +74,7 @@ class _Tape(Tape):
 
     def solve(self) -> tuple[Tensor, Tensor]:
         keep = self.keep if self.dependencies.needed else None
-        outcome = _forward(self.problem, self.solver, self.control, self.dependencies.f0, keep)
+        outcome = unrecorded_rows(self.problem, self.solver, self.control, self.dependencies.f0, keep)
         self.outcomes.append(outcome)
         self.costs = outcome.stats.costs[0]
         self.reached, self.broken = outcome.reached, outcome.broken
@@ -97,10 +86,7 @@ class _Tape(Tape):
         return _replay_backwards(self, grad_ys, grad_y1, time_gradient)
 
     def retrace(self, y0: Tensor, ts: Tensor, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-        again = self.problem.again(self.dependencies.field(self.problem.start, inputs), y0, ts)
-        outcome = Direct().solve_rows(again, self.solver, self.control)
-        self.costs.nfe_backward += outcome.stats.nfe
-        return outcome.ys, outcome.y1
+        return retraced_rows(self.problem, self.dependencies, self.solver, self.control, self.costs, y0, ts, inputs)
 
     def keep(self, taken: RowsAccepted) -> None:
         """Keep the rows of an iteration that were accepted."""
