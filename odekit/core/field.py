@@ -167,6 +167,8 @@ class Field:
             return [self._rounded(value) for value in values]
         low, high = self._bounds
         inside = [min(max(value, low), high) for value in floats]
+        if self.device.type == "cpu" and self.time_dtype in _NUMPY_FLOATS:  # half the time of torch.tensor
+            return torch.from_numpy(np.array(inside, dtype=_NUMPY_FLOATS[self.time_dtype])).unbind()
         if self.device.type == "cpu":
             return torch.tensor(inside, dtype=self.time_dtype).unbind()
         return [torch.full((), value, dtype=self.time_dtype, device=self.device) for value in inside]
@@ -176,7 +178,9 @@ class Field:
         return t + (t.clamp(*self._bounds) - t).detach()
 
 
-_NUMPY_FLOATS: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float16: np.float16}
+_NUMPY_FLOATS: dict[torch.dtype, Any] = {
+    torch.float64: np.float64, torch.float32: np.float32, torch.float16: np.float16
+}  # fmt: skip
 
 
 def _inward(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
