@@ -15,10 +15,11 @@ from torch import Tensor
 from odekit.core import lanes
 from odekit.core.autocast import Autocast
 from odekit.core.expansion import Expanded, expand
+from odekit.core.graph_field import Inlined
 from odekit.core.jacobian import Linearised, rows_are_independent
 from odekit.core.linear import Linear
 from odekit.core.sections import Section
-from odekit.core.state import Layout
+from odekit.core.state import Layout, TensorLayout
 from odekit.core.times import Time, host
 from odekit.errors import DynamicsError
 
@@ -138,6 +139,16 @@ class Field:
         if dy.device != self.device:
             raise DynamicsError(f"f returned a tensor on {dy.device}, y is on {self.device}; move f's parameters or y0")
         return dy
+
+    def inlined(self) -> Inlined | None:
+        """What becomes part of a compiled graph; None under autocast, which graphs do not have."""
+        if self.autocast is not None:
+            return None
+        layout = None if isinstance(self.layout, TensorLayout) else self.layout
+        return Inlined(self.f, self.f, self.args, layout, None, self._bounds, self._counted)
+
+    def _counted(self, calls: int) -> None:
+        self.count.nfe += calls
 
     def linearised(self, t: Time, y: Tensor, linear: Linear) -> Linearised:
         """∂f/∂y there, detached."""

@@ -29,7 +29,7 @@ def _rows(values: Iterable[Iterable[float]]) -> tuple[tuple[float, ...], ...]:
     return tuple(_row(row) for row in values)
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class ButcherTableau:
     """The coefficients of a Runge-Kutta method with s stages (Butcher 1963), checked when it is made.
 
