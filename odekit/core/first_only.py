@@ -61,7 +61,8 @@ class _Derivative(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int, str], output: Tensor) -> None:
         _, x, ctx.left, ctx.why = inputs
-        ctx.save_for_backward(x)
+        if ctx.left:
+            ctx.save_for_backward(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
