@@ -63,6 +63,7 @@ class _Derivative(torch.autograd.Function):
         _, x, ctx.left, ctx.why = inputs
         if ctx.left:
             ctx.save_for_backward(x)
+            ctx.save_for_forward(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
