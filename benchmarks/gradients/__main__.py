@@ -93,14 +93,15 @@ def _draw_exactness(by_place: dict[tuple[str, str, float], list[exactness.Cell]]
         2, len(solvers), figsize=(2 * len(solvers), 7.5), sharex=True, sharey="row", constrained_layout=True
     )
     for column, solver in enumerate(solvers):
-        for label, style in styles().items():
+        for label in exactness.LABELS:
+            style = styles()[label]
             places = [by_place.get((solver, label, rtol), []) for rtol in tolerances]
             for axis, measure in zip(axes[:, column], ("error", "deviation"), strict=True):
                 if label != "direct" or measure == "error":
                     worst = [max([getattr(c, measure) for c in cells], default=math.nan) for cells in places]
                     whole = [math.nan if any(math.isnan(c.error) for c in cells) else 1.0 for cells in places]
                     axis.plot(tolerances, [max(x, 1e-17) * k for x, k in zip(worst, whole, strict=True)], **style)
-        axes[0, column].set(xscale="log", yscale="log", title=solver)
+        axes[0, column].set(xscale="log", yscale="log", title=solver.replace("_bashforth_", "\n"))
         axes[1, column].set(yscale="log", xlabel="rtol")
         for axis in axes[:, column]:
             axis.grid(alpha=0.3)

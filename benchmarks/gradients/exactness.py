@@ -105,9 +105,10 @@ def affordable(problem: GradientProblem, solver: ODESolver, rtol: float) -> bool
 def cells(job: Job) -> list[Cell]:
     """Of one job. Methods that do not go together with the solver have none."""
     begun, problem, found = time.perf_counter(), PROBLEMS[job.problem], []
+    apart: set[str] = set()
     for rtol in TOLERANCES:
         known: dict[bool, Tensor | None] = {}  # by `direct`, through steps of the solver itself and through other ones
-        for label in LABELS:
+        for label in (label for label in LABELS if label not in apart):
             method = METHODS[label].make(100)
             try:
                 same = stepping(method, job.solver)
@@ -120,6 +121,7 @@ def cells(job: Job) -> list[Cell]:
                     each = direct if label == "direct" else gradient(problem, method, job.solver, rtol)
                     error, deviation = distance(each, job.truth), distance(each, direct)
             except (GradientError, OptionError):
+                apart.add(label)
                 continue
             except SolveError:
                 pass
