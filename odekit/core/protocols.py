@@ -150,6 +150,10 @@ class ODESolver(ABC):
         """This solver with whatever it ties to the tolerance of the solve; itself if nothing."""
         return self
 
+    def differentiable(self, times: int) -> ODESolver:
+        """This solver with steps that autograd can differentiate so many times; itself if it can already."""
+        return self
+
     def own_control(self) -> StepControl | None:
         """The step control that this solver needs where the caller names none; None for the usual one.
 
