@@ -1,7 +1,7 @@
 """The limit: the bare calls of f and of its vjp, as many as another competitor made, and nothing else.
 
-The forward calls are without a graph, the backward calls have a vjp each. Where the other one kept the graph, and calls f
-in the forward solve alone, these calls have a vjp each.
+The forward calls are without a graph, the backward calls have a vjp each. Where the other one kept the graph, and so
+calls f in the forward solve alone, these calls have a vjp each.
 """
 
 from __future__ import annotations
