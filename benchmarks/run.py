@@ -118,7 +118,7 @@ def _overheads(entries: Sequence[Entry], steps: int) -> list[str]:
 
 
 def _startup(pace: Pace, write: bool) -> None:
-    text = startup.told(startup.measured(pace.rounds))
+    text = startup.told(startup.measured(pace.rounds, pace.clock))
     print(text)
     if write:
         page.put("startup", text)

@@ -12,7 +12,7 @@ from benchmarks.competitors import Unfit
 from benchmarks.competitors.in_torch import MakeSolve, preparing
 from benchmarks.workloads.work import Solve, Work
 
-STIFF = "kvaerno5"
+STIFF = "rodas5p"
 
 
 def options(work: Work) -> dict[str, Any]:
