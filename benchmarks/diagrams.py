@@ -66,4 +66,5 @@ def _frame(axes: Axes, across: str, title: str) -> None:
     axes.set_ylim(top=min(axes.get_ylim()[1], LOST))
     axes.yaxis.set_major_locator(LogLocator(numticks=20))
     axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
