@@ -104,7 +104,7 @@ class CompiledStep(ODESolver):
         return self.solver.derivative(step, theta)
 
     def _taken(self, take: str, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Step:
-        inlined = None if lanes.transformed() else _inlined(f)
+        inlined = None if lanes.transformed() or y0.device.type == "mps" else _inlined(f)  # MPS has no float64
         if inlined is None or isinstance(t0, Tensor) or isinstance(t1, Tensor):
             step: Step = getattr(self.solver, take)(f, t0, t1, y0, carry)
             return step
@@ -133,6 +133,11 @@ class CompiledStep(ODESolver):
             self.solver, take, inlined.call, inlined.args, inlined.layout, inlined.column,
             _clock(t0, t1, *inlined.bounds, y0), y0, carry, dense, *judged,
         )  # fmt: skip
+
+
+def uncompiled(solver: ODESolver) -> ODESolver:
+    """The solver itself, for somebody who has to look into its steps."""
+    return solver.solver if isinstance(solver, CompiledStep) else solver
 
 
 def _stepped(

@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from odekit.core.compiled import uncompiled
 from odekit.core.integrate import Accepted, Passage, around
 from odekit.core.problem import Problem
 from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl
@@ -78,6 +79,7 @@ class Reversal(GradientMethod):
         return Direct().solve_rows(problem, self._reversible(solver), control)
 
     def _reversible(self, solver: ODESolver) -> ReversibleSolver:
+        solver = uncompiled(solver)
         if isinstance(solver, ReversibleSolver):
             return solver
         if isinstance(solver, ExplicitRungeKutta):
