@@ -99,11 +99,11 @@ def _of_file(catalog: Catalog, file: Path) -> list[Entry]:
 
 
 def _module(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    name = f"odekit_plugin_{file.stem}"  # hides no module of that name
+    spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise PluginError(f"{file} is no Python file; give one that ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except OdekitError:
