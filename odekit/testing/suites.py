@@ -16,7 +16,7 @@ from odekit.testing.checks import Check, Verdict
 from odekit.testing.kinds import SUITES
 
 
-class Suite:
+class PytestSuite:
     """One test for each check of a kind. Subclasses say what is tested, and their names begin with ``Test``."""
 
     kind: ClassVar[str]
@@ -56,28 +56,28 @@ class Suite:
             pytest.fail(f"{check.claim}\n{finding}", pytrace=False)
 
 
-class SolverSuite(Suite):
+class SolverSuite(PytestSuite):
     """``class TestMine(SolverSuite): solver = Mine`` proves a solver, given as a class or an instance."""
 
     kind = "solver"
     solver: ClassVar[type[ODESolver] | ODESolver]
 
 
-class GradientSuite(Suite):
+class GradientSuite(PytestSuite):
     """``class TestMine(GradientSuite): gradient = Mine`` proves a gradient method, given as a class or an instance."""
 
     kind = "gradient"
     gradient: ClassVar[type[GradientMethod] | GradientMethod]
 
 
-class TraceSuite(Suite):
+class TraceSuite(PytestSuite):
     """``class TestMine(TraceSuite): trace = Mine`` proves a trace estimator, given as a class or an instance."""
 
     kind = "trace"
     trace: ClassVar[type[TraceEstimator] | TraceEstimator]
 
 
-class ModelSuite(Suite):
+class ModelSuite(PytestSuite):
     """``class TestMine(ModelSuite): model = Mine`` proves a model.
 
     Class attributes:
@@ -95,7 +95,7 @@ class ModelSuite(Suite):
         return {"shape": cls.shape, "options": cls.options}
 
 
-class DynamicsSuite(Suite):
+class DynamicsSuite(PytestSuite):
     """``class TestMine(DynamicsSuite): dynamics = Mine`` proves a vector field.
 
     Class attributes:
@@ -111,7 +111,7 @@ class DynamicsSuite(Suite):
         return {"y0": cls.y0}
 
 
-class DatasetSuite(Suite):
+class DatasetSuite(PytestSuite):
     """``class TestMine(DatasetSuite): dataset = Mine`` proves a dataset.
 
     Class attributes:
