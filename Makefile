@@ -1,9 +1,11 @@
 # odekit: every target sets up what it needs, from a machine that has Python 3.11 or newer and nothing else.
 #   make demo PYTHON=python3.12       another interpreter
 #   make test PYTEST_ARGS='-k adjoint'   some of the tests
+#   make bench BENCH_ARGS='W1 --quick'   some of the workloads
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 ENV := .venv
 BIN := $(ENV)/bin
@@ -50,8 +52,9 @@ format: $(READY) ## put the style right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## time the solvers side by side
-	$(BIN)/python -m benchmarks
+bench: $(READY) ## time odekit next to its peers; BENCH_ARGS='W3 --quick' for a part of it
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/run.py --out runs/bench $(BENCH_ARGS)
 
 docs: $(READY) ## check the pages: their links lead somewhere, their Python runs
 	$(PYTEST) tests/packaging/test_pages.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,30 @@ MARKERS = {
 }  # fmt: skip
 """By the method's name in small letters, the same for the same method of any library."""
 
+LOST = 3.0
+"""Relative errors above this are not shown: the solve lost the trajectory."""
+
 
 def draw(name: str, problems: list[str], lines: list[dict[str, Any]]) -> None:
-    """One column a problem: error against calls of f above, against seconds below."""
-    figure, axes = plt.subplots(2, len(problems), figsize=(4.6 * len(problems), 8.4), constrained_layout=True)
-    for column, problem in enumerate(problems):
+    """Two bands of problems; for each one error against calls of f above, against seconds below."""
+    columns = math.ceil(len(problems) / 2)
+    figure, axes = plt.subplots(4, columns, figsize=(3.7 * columns, 14), constrained_layout=True)
+    for cell in axes.flat:
+        cell.set_visible(False)
+    for place, problem in enumerate(problems):
+        band, column = divmod(place, columns)
+        above, below = axes[2 * band : 2 * band + 2, column]
         for line in lines:
             if line["problem"] == problem:
-                _plot(axes[0, column], axes[1, column], line)
-        _frame(axes[0, column], "calls of f", problem)
-        _frame(axes[1, column], "seconds", problem)
-    for row in axes:
-        row[0].set_ylabel("relative error at the end")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(IMAGES / f"work-precision-{name}.png", dpi=100)
+                _plot(above, below, line)
+        _frame(above, "calls of f", problem)
+        _frame(below, "seconds", problem)
+        if column == 0:
+            above.set_ylabel("relative error at the end")
+            below.set_ylabel("relative error at the end")
+    legend = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*legend, loc="outside lower center", ncols=4, frameon=False, fontsize=12)
+    figure.savefig(IMAGES / f"work-precision-{name}.png", dpi=90)
     plt.close(figure)
 
 
@@ -51,7 +62,8 @@ def _plot(above: Axes, below: Axes, line: dict[str, Any]) -> None:
 
 
 def _frame(axes: Axes, across: str, title: str) -> None:
-    axes.set(xscale="log", yscale="log", xlabel=across, title=title)
+    axes.set(xscale="log", yscale="log", xlabel=across, title=title, visible=True)
+    axes.set_ylim(top=min(axes.get_ylim()[1], LOST))
     axes.yaxis.set_major_locator(LogLocator(numticks=20))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)

@@ -20,7 +20,7 @@ from odekit.registry import catalog
 
 @attrs.frozen
 class Measured:
-    """Correct digits of an answer (-inf if there is none), calls of f, Jacobians, and seconds."""
+    """Correct digits of an answer (-inf if there is none), calls of f, Jacobians, and the seconds of processor time."""
 
     digits: float
     nfe: int
@@ -28,38 +28,52 @@ class Measured:
     seconds: float
 
 
+@attrs.frozen
+class Patience:
+    """Calls of f and seconds of processor time after which a solve is given up."""
+
+    calls: float = math.inf
+    seconds: float = math.inf
+
+
+ENDLESS = Patience()
+
+
 class CountedOut(Exception):
-    """f was called more often than allowed."""
+    """f was called more often, or for longer, than allowed."""
 
 
 class Counted:
-    """f of a problem, counting its calls, with a limit to them."""
+    """f of a problem, counting its calls, for as long as there is patience from now on."""
 
-    def __init__(self, problem: Problem, limit: float = math.inf) -> None:
+    def __init__(self, problem: Problem, patience: Patience) -> None:
         self.f = problem.f
-        self.limit = limit
+        self.limit = patience.calls
+        self.deadline = time.process_time() + patience.seconds
         self.calls = 0
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         self.calls += 1
-        if self.calls > self.limit:
+        if self.calls > self.limit or time.process_time() > self.deadline:
             raise CountedOut
         return self.f(t, y)
 
 
-def measured(problem: Problem, solve: Callable[[Counted], tuple[Tensor, int]], limit: float = math.inf) -> Measured:
+def measured(
+    problem: Problem, solve: Callable[[Counted], tuple[Tensor, int]], patience: Patience = ENDLESS
+) -> Measured:
     """Time ``solve(f)``, which gives y at the end and the number of Jacobians; without gradients."""
-    f = Counted(problem, limit)
-    start = time.perf_counter()
+    f = Counted(problem, patience)
+    start = time.process_time()
     try:
         with torch.no_grad():
             y, jacobians = solve(f)
     except CountedOut:
         y, jacobians = torch.full_like(problem.y0, math.nan), 0
-    return Measured(problem.digits(y), f.calls, jacobians, time.perf_counter() - start)
+    return Measured(problem.digits(y), f.calls, jacobians, time.process_time() - start)
 
 
-def ours(problem: Problem, solver: str, rtol: float, limit: float = math.inf, **options: Any) -> Measured:
+def ours(problem: Problem, solver: str, rtol: float, patience: Patience = ENDLESS, **options: Any) -> Measured:
     """By the registered solver of this name; ``options`` are those of :func:`odekit.solve`."""
 
     def solve(f: Counted) -> tuple[Tensor, int]:
@@ -68,10 +82,10 @@ def ours(problem: Problem, solver: str, rtol: float, limit: float = math.inf, **
         )
         return (found.y1 if found.status.ok else torch.full_like(problem.y0, math.nan)), found.stats.jacobians
 
-    return measured(problem, solve, limit)
+    return measured(problem, solve, patience)
 
 
-def scipys(problem: Problem, method: str, rtol: float, limit: float = math.inf) -> Measured:
+def scipys(problem: Problem, method: str, rtol: float, patience: Patience = ENDLESS) -> Measured:
     """By SciPy's method; those that solve equations get the Jacobian by reverse mode, whose calls of f do not count."""
     from scipy.integrate import solve_ivp
 
@@ -85,7 +99,7 @@ def scipys(problem: Problem, method: str, rtol: float, limit: float = math.inf) 
         )  # fmt: skip
         return torch.from_numpy(found.y[:, -1].copy() if found.success else np.full(len(found.y), np.nan)), found.njev
 
-    return measured(problem, solve, limit)
+    return measured(problem, solve, patience)
 
 
 def in_numpy(f: Callable[[Tensor, Tensor], Tensor], t: float, y: np.ndarray) -> np.ndarray:

@@ -11,12 +11,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Counted, Measured, measured, ours, scipys
+from benchmarks.measure import Counted, Measured, Patience, measured, ours, scipys
 from benchmarks.problems import Problem
 
-PATIENCE = 20_000
+PATIENCE = Patience(calls=20_000, seconds=15)
 COMPILED_PATIENCE = 500_000
-"""Calls of f after which a solve is left out, from Python and in a compiled program."""
+"""Calls of f after which a solve is left out in a compiled program."""
 
 Solve = Callable[[Problem, float], Measured]
 

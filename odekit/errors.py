@@ -76,6 +76,10 @@ class AdjointDriftWarning(UserWarning):
     """The backward solve of the adjoint method lost the forward trajectory; its gradient is not to be trusted."""
 
 
+class CompileWarning(UserWarning):
+    """A step could not be compiled, and is taken without."""
+
+
 class ReversalDriftWarning(UserWarning):
     """Steps taken back lost the forward trajectory to rounding; the reversible gradient is not to be trusted."""
 

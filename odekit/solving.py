@@ -11,6 +11,7 @@ from torch import Tensor
 from odekit.core import lanes
 from odekit.core.autocast import suspended
 from odekit.core.callbacks import Callbacks, resolve_callbacks
+from odekit.core.compiled import CompiledStep
 from odekit.core.control import resolve_control
 from odekit.core.dense import Kept, Recorder
 from odekit.core.events import Event, resolve_events
@@ -57,6 +58,7 @@ def solve(
     callback: Callbacks | Callable[[float, Any], Any] | None = None,
     batch: str = "shared",
     max_steps: int = 100_000,
+    compile: bool | str = False,
     throw: bool = True,
     **unknown: Any,
 ) -> Solution:
@@ -99,6 +101,8 @@ def solve(
             have the rows as first axis, has its own time, step size and end, and ``t`` may be ``[B, T]``, with spans
             of any direction and repeated times for padding. See :mod:`odekit.core.rows`.
         max_steps: attempted steps allowed for the whole solve; with ``batch="rows"``, for each row.
+        compile: ``True`` or ``"step"`` runs every step as one graph that ``torch.compile`` makes, which takes from some
+            seconds to a minute the first time; see :class:`~odekit.core.compiled.CompiledStep`.
         throw: raise if the solve fails; otherwise return what was reached, with its status.
 
     Returns:
@@ -120,6 +124,7 @@ def solve(
     limits = {"dt_min": dt_min, "dt_max": dt_max, "first_step": first_step}
     control = resolve_control(control, step_size, solver, limits)
     gradient = gradient_named(gradient).prepared(solver_named)
+    solver = _compiled(solver, compile)
     if batch not in _BATCHES:
         raise InputError(f"batch={batch!r} is not known. {nearest(str(batch), _BATCHES)}")
     every_step, saved = resolve_save(save)
@@ -146,6 +151,12 @@ def solve(
     if throw and not solution.status.ok:
         raise SolveError(_complaint(journey.outcome, solver, problem.y0), solution.status, solution)
     return solution
+
+
+def _compiled(solver: ODESolver, wanted: bool | str) -> ODESolver:
+    if wanted not in (False, True, "step"):
+        raise InputError(f"compile={wanted!r}: expected False, True or 'step'")
+    return CompiledStep(solver) if wanted else solver
 
 
 def _recorder(dense: bool | None) -> Recorder[Kept] | None:

@@ -22,6 +22,7 @@ from benchmarks.gradients.methods import METHODS
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "gradients.md"
+NUMBERS = Path(__file__).parent / "exactness.csv"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -53,28 +54,62 @@ def styles() -> dict[str, dict[str, Any]]:
 
 
 def write_exactness() -> None:
-    errors, deviations = exactness.against_the_reference(), exactness.against_direct()
-    labels = [label for label, entry in METHODS.items() if entry.exact and label != "direct"]
+    found = exactness.measured()
+    exactness.write(found, NUMBERS)
+    by_place: dict[tuple[str, str, float], list[exactness.Cell]] = {}
+    for cell in found:
+        by_place.setdefault((cell.solver, cell.method, cell.rtol), []).append(cell)
+    exact = [label for label in exactness.LABELS if METHODS[label].exact and label != "direct"]
     rows = []
-    for solver, by_method in deviations.items():
-        found = (by_method.get(label) for label in labels)
-        rows.append([f"`{solver}`", *("–" if value is None else f"{value:.0e}" for value in found)])
-    put("deviation", table(["solver", *labels], rows))
+    for solver in exactness.SOLVERS:
+        distances = ([c.deviation for c in found if (c.solver, c.method) == (solver, label)] for label in exact)
+        rows.append([f"`{solver}`", *(_largest(numbers, "0e") for numbers in distances)])
+    put("deviation", table(["solver", *exact], rows))
     rows = []
-    for problem, by_label in errors.items():
-        for label, by_rtol in by_label.items():
-            rows.append([problem, label, *("–" if math.isnan(error) else f"{error:.1e}" for error in by_rtol)])
-    put("errors", table(["problem", "method", *(f"{rtol:.0e}" for rtol in exactness.TOLERANCES)], rows))
-    figure, axes = plt.subplots(1, len(errors), figsize=(3.4 * len(errors), 4.2), sharey=True, constrained_layout=True)
-    for axis, (problem, by_label) in zip(axes, errors.items(), strict=True):
-        for label, style in styles().items():
-            axis.plot(exactness.TOLERANCES, by_label[label], **style)
-        axis.set(xscale="log", yscale="log", title=problem, xlabel="rtol")
-        axis.invert_xaxis()
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("relative error of the gradient")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
-    figure.savefig(DOCS / "images" / "gradients-exactness.png", dpi=100)
+    for solver in exactness.SOLVERS:
+        for label in ("direct", "reversible", "interpolated", "adjoint"):
+            errors = [[c.error for c in by_place.get((solver, label, rtol), [])] for rtol in exactness.TOLERANCES]
+            if any(errors):
+                cells = [_largest(numbers, "1e") + _of_how_many(numbers) for numbers in errors]
+                rows.append([f"`{solver}`", label, *cells])
+    put("errors", table(["solver", "method", *(f"{rtol:.0e}" for rtol in exactness.TOLERANCES)], rows))
+    _draw_exactness(by_place)
+
+
+def _largest(numbers: list[float], digits: str) -> str:
+    known = [x for x in numbers if not math.isnan(x)]
+    return f"{max(known):.{digits}}" if known else "–"
+
+
+def _of_how_many(numbers: list[float]) -> str:
+    known = sum(not math.isnan(x) for x in numbers)
+    return f" ({known})" if 0 < known < len(numbers) else ""
+
+
+def _draw_exactness(by_place: dict[tuple[str, str, float], list[exactness.Cell]]) -> None:
+    """A column for each solver; tolerances at which one of the problems has no answer are left out."""
+    solvers, tolerances = exactness.SOLVERS, exactness.TOLERANCES
+    figure, axes = plt.subplots(
+        2, len(solvers), figsize=(2 * len(solvers), 7.5), sharex=True, sharey="row", constrained_layout=True
+    )
+    for column, solver in enumerate(solvers):
+        for label in exactness.LABELS:
+            style = styles()[label]
+            places = [by_place.get((solver, label, rtol), []) for rtol in tolerances]
+            for axis, measure in zip(axes[:, column], ("error", "deviation"), strict=True):
+                if label != "direct" or measure == "error":
+                    worst = [max([getattr(c, measure) for c in cells], default=math.nan) for cells in places]
+                    whole = [math.nan if any(math.isnan(c.error) for c in cells) else 1.0 for cells in places]
+                    axis.plot(tolerances, [max(x, 1e-17) * k for x, k in zip(worst, whole, strict=True)], **style)
+        axes[0, column].set(xscale="log", yscale="log", title=solver.replace("_bashforth_", "\n"))
+        axes[1, column].set(yscale="log", xlabel="rtol")
+        for axis in axes[:, column]:
+            axis.grid(alpha=0.3)
+    axes[0, 0].invert_xaxis()
+    axes[0, 0].set_ylabel("error, relative to a reference")
+    axes[1, 0].set_ylabel("distance to direct, same steps")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=9, frameon=False)
+    figure.savefig(DOCS / "images" / "gradients-exactness.png", dpi=90)
     plt.close(figure)
 
 

@@ -73,7 +73,7 @@ _POLLU_REACTIONS: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (
 )  # fmt: skip
 
 
-def _pollu_network() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def pollu_network() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The rates ``[25]``, the species that react ``[25]`` twice (20 for none), and the net change ``[25, 20]``."""
     first = torch.tensor([ins[0] - 1 for ins, _ in _POLLU_REACTIONS])
     second = torch.tensor([ins[1] - 1 if len(ins) > 1 else 20 for ins, _ in _POLLU_REACTIONS])
@@ -86,7 +86,7 @@ def _pollu_network() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return torch.tensor(_POLLU_RATES, dtype=torch.float64), first, second, change
 
 
-_RATES, _FIRST, _SECOND, _CHANGE = _pollu_network()
+_RATES, _FIRST, _SECOND, _CHANGE = pollu_network()
 
 
 def _pollu(t: Tensor, y: Tensor) -> Tensor:

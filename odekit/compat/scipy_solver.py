@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,7 +30,8 @@ from odekit.gradients.augmented import Augmented
 class Scipy(Method):
     """One of SciPy's methods, on the host in SciPy's precision, without a gradient of its own.
 
-    ``odeint_adjoint`` works with it; a gradient through ``odeint`` is an error when it is asked for.
+    ``odeint_adjoint`` works with it; a gradient through ``odeint`` is an error when it is asked for. Where
+    ``min_step`` is too long for the tolerance, the states that SciPy does not reach are NaN, and a warning says why.
     """
 
     options = frozenset({"solver", "min_step", "max_step", "norm", "grid_points", "eps"})
@@ -44,7 +46,12 @@ class Scipy(Method):
         rtol, atol = (
             _flat(layout.pack_tolerance(tolerance(value), "a tolerance", y0)) for value in (call.rtol, call.atol)
         )
-        ys = _solve_ivp(field, y0, times, rtol, atol, call.options)
+        ys, trouble = _solve_ivp(field, y0, times, rtol, atol, call.options)
+        if trouble and not call.options.get("min_step"):
+            raise IntegrationError(trouble, Status.STEP_UNDERFLOW)
+        if trouble:
+            warnings.warn(f"{trouble}; the states beyond are NaN. min_step is too long for the tolerance", stacklevel=4)
+            ys = torch.cat([ys, y0.new_full((len(times) - len(ys), *y0.shape), math.nan)])
         if torch.is_grad_enabled() and (y0.requires_grad or call.t.requires_grad):
             ys = _NoGradient.apply(ys, y0, call.t)
         return Answer(layout.unpack(ys))
@@ -53,7 +60,10 @@ class Scipy(Method):
         self, f: Augmented, z: Tensor, span: Span, allowed: Tolerance, options: Mapping[str, Any], hooks: Callbacks
     ) -> Tensor:
         assert span.t is not None
-        return _solve_ivp(f, z, span.t.tolist(), _flat(allowed.rtol), _flat(allowed.atol), options)[-1]
+        ys, trouble = _solve_ivp(f, z, span.t.tolist(), _flat(allowed.rtol), _flat(allowed.atol), options)
+        if trouble:
+            raise IntegrationError(f"the backward solve: {trouble}", Status.STEP_UNDERFLOW)
+        return ys[-1]
 
 
 def _flat(tolerance: float | Tensor) -> Any:
@@ -63,12 +73,12 @@ def _flat(tolerance: float | Tensor) -> Any:
 def _solve_ivp(
     f: Callable[[float, Tensor], Tensor], y0: Tensor, times: list[float], rtol: Any, atol: Any,
     options: Mapping[str, Any],
-) -> Tensor:  # fmt: skip
-    """States ``[T, ...]``, detached."""
+) -> tuple[Tensor, str]:  # fmt: skip
+    """The states ``[K, ...]``, detached, at the times that were reached, and if those are not all, why."""
     if len(times) == 1:
-        return y0.detach()[None]
+        return y0.detach()[None], ""
     try:
-        from scipy.integrate import solve_ivp  # type: ignore[import-untyped, unused-ignore]
+        from scipy.integrate import LSODA, solve_ivp  # type: ignore[import-untyped, unused-ignore]
     except ImportError:
         raise ArgumentError("method='scipy_solver' needs SciPy, which is not installed: pip install scipy") from None
 
@@ -77,15 +87,38 @@ def _solve_ivp(
             state = torch.as_tensor(y, dtype=y0.dtype, device=y0.device).reshape(y0.shape)
             return f(float(t), state).cpu().numpy().reshape(-1)
 
-    bounds = {"min_step": number(options.get("min_step", 0)), "max_step": number(options.get("max_step", math.inf))}
-    given = {name: value for name, value in bounds.items() if value not in (0, math.inf)}
+    least, most = number(options.get("min_step", 0)), number(options.get("max_step", math.inf))
+    given = {name: value for name, value in (("min_step", least), ("max_step", most)) if value not in (0, math.inf)}
+    method = options.get("solver", "LSODA")
     found = solve_ivp(
         on_arrays, (times[0], times[-1]), y0.detach().cpu().numpy().reshape(-1), t_eval=times,
-        method=options.get("solver", "LSODA"), rtol=rtol, atol=atol, **given,
+        method=_floored(LSODA, least) if least and method == "LSODA" else method,
+        rtol=rtol, atol=atol, **given,
     )  # fmt: skip
-    if not found.success:
-        raise IntegrationError(f"SciPy gave up: {found.message}", Status.STEP_UNDERFLOW)
-    return torch.as_tensor(found.y.T, dtype=y0.dtype, device=y0.device).reshape(len(times), *y0.shape)
+    states = np.asarray(found.y).reshape(y0.numel(), len(found.t)).T
+    ys = torch.as_tensor(states, dtype=y0.dtype, device=y0.device).reshape(len(found.t), *y0.shape)
+    return ys, "" if found.success else f"SciPy gave up after {len(found.t)} of {len(times)} times: {found.message}"
+
+
+def _floored(solver: Any, least: float) -> Any:
+    """A solver of SciPy's that gives up once it changes to steps shorter than ``least``.
+
+    LSODA promises that by itself; SciPy's since version 1.17 takes the short steps.
+    """
+
+    class Floored(solver):  # type: ignore[misc]
+        first: float | None = None
+
+        def _step_impl(self) -> tuple[bool, str | None]:
+            t = self.t
+            success, message = super()._step_impl()
+            size = abs(self.t - t)
+            self.first = self.first or size
+            if success and size < least and not math.isclose(size, self.first) and self.t != self.t_bound:
+                return False, f"the tolerance asks for steps shorter than min_step={least:g}"
+            return success, message
+
+    return Floored
 
 
 class _NoGradient(torch.autograd.Function):

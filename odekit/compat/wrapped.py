@@ -36,6 +36,9 @@ class Wrapped(ODESolver):
     def prepared(self, tolerance: Tolerance) -> ODESolver:
         return attrs.evolve(self, inner=self.inner.prepared(tolerance))
 
+    def differentiable(self, times: int) -> ODESolver:
+        return attrs.evolve(self, inner=self.inner.differentiable(times))
+
     def init(self, f: VectorField, t0: Time, y0: Tensor, f0: Tensor | None = None) -> Any:
         return self.inner.init(f, t0, y0, f0)
 

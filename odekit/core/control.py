@@ -189,10 +189,11 @@ class PIDControl(StepControl):
     def judge(self, step: Step, t0: float, t1: float, solver: ODESolver, tolerance: Tolerance, carry: Any) -> Verdict:
         if not step.status.ok:
             return self._retry(t0, t1, 0.25, carry, step.status)
-        if step.error is None or solver.error_order is None:
-            raise OptionError(_NO_ESTIMATE.format(name=solver.name))
         with torch.no_grad():
-            error = lanes.worst(tolerance.ratio(step.error, step.y0, step.y1))
+            ratio = tolerance.scaled(step)
+        if ratio is None or solver.error_order is None:
+            raise OptionError(_NO_ESTIMATE.format(name=solver.name))
+        error = lanes.worst(ratio)
         if not math.isfinite(error):
             return self._retry(t0, t1, 0.1, carry, Status.NON_FINITE)
         k = solver.error_order + 1

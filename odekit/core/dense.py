@@ -71,10 +71,11 @@ class Recorder(Generic[K]):
         if self.limit is None:
             return
         if len(self.steps) % 16 == 1:  # steps are alike: one in sixteen is measured
-            self.size += 16 * _bytes(kept.step)
-        if self.size > self.limit + 15 * _bytes(kept.step):
-            self.steps.clear()
-            self.dropped = True
+            each = _bytes(kept.step)
+            self.size += 16 * each
+            if self.size > self.limit + 15 * each:
+                self.steps.clear()
+                self.dropped = True
 
 
 def _bytes(step: Step) -> int:

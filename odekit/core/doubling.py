@@ -77,6 +77,9 @@ class Doubling(ODESolver):
     def prepared(self, tolerance: Tolerance) -> ODESolver:
         return attrs.evolve(self, solver=self.solver.prepared(tolerance))
 
+    def differentiable(self, times: int) -> ODESolver:
+        return attrs.evolve(self, solver=self.solver.differentiable(times))
+
     def init(self, f: VectorField, t0: Time, y0: Tensor, f0: Tensor | None = None) -> Any:
         return self.solver.init(f, t0, y0, f0)
 

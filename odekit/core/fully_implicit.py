@@ -117,7 +117,7 @@ class FullyImplicitRungeKutta(ImplicitRungeKutta):
             slope = carry.slope if carry.slope is not None else f(t0, start)
             error = self._error(f, t0, t1, start, start + z[-1], slope, slopes, matrix, carry.careful)
         if torch.is_grad_enabled() or lanes.differentiated(y0) or lanes.differentiated(z):
-            ys = coupled_gradient(f, times, y0, dt, parts.a, start + z.detach(), linear)
+            ys = coupled_gradient(f, times, y0, dt, parts.a, start + z.detach(), linear, self.newton.derivatives)
             z = z.detach() + (ys - ys.detach()) - (y0 - y0.detach())  # the numbers are those without gradients
         y1 = y0 + (z[-1] if tableau.stiffly_accurate else _mix(parts.end[None], z)[0])
         with torch.no_grad():

@@ -45,6 +45,9 @@ class ImplicitRungeKutta(RungeKutta):
         newton = attrs.evolve(self.newton, tolerance=tolerance)
         return attrs.evolve(self, newton=newton, linear=self.linear.prepared(newton.residual_allowed))
 
+    def differentiable(self, times: int) -> ODESolver:
+        return attrs.evolve(self, newton=self.newton.differentiable(times))
+
     def settled(self, f: VectorField, t0: Time, y0: Tensor) -> Linear:
         """How linear systems are solved in a solve from ``(t0, y0)``."""
         if by_row(t0):
@@ -139,7 +142,7 @@ class DiagonallyImplicitRungeKutta(ImplicitRungeKutta):
             if not any(status.ok for status in statuses):
                 break
             if torch.is_grad_enabled() or lanes.differentiated(y):
-                y = implicit_gradient(f, times[i], base, own, y, linear)
+                y = implicit_gradient(f, times[i], base, own, y, linear, self.newton.derivatives)
             ks.append((y - base) / coefficient(own, y))
         again = matrix.to_retry()
         retry = None if again is None else carry._replace(kept=again)

@@ -146,7 +146,7 @@ def integrate(
             if on_accept is not None:
                 section = stops.section(t, t_next)
                 kept = None if solver.memoryless or fresh else carry
-                on_accept(Passage(t, t_next, fresh, first, slots, section, tries).starting(y, kept))
+                on_accept(Accepted(t, t_next, fresh, first, slots, section, tries, y0=y, carry=kept))
             t, y, carry, rejected, fresh, tries = t_next, step.y1, step.carry, None, False, ()
             if cut:
                 status, t, y = Status.EVENT, hits[-1].t, outputs.taken[-1]

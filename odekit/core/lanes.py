@@ -86,6 +86,10 @@ def differentiated(x: Tensor) -> bool:
 
     In forward mode, of something that has lanes, it is enough that they could.
     """
+    if x.requires_grad:
+        return True
+    if forward_ad._current_level < 0 and not transformed():  # nobody is in forward mode
+        return False
     while not x.requires_grad:
         wrapped = transformed() and wrappers.is_functorch_wrapped_tensor(x)
         if not (wrapped and wrappers.is_batchedtensor(x)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from odekit.core import lanes
-from odekit.core.first_only import first_only
+from odekit.core.first_only import only
+from odekit.core.jacobian import Factored
 from odekit.core.linear import Linear
 from odekit.core.protocols import VectorField
 from odekit.core.solution import Status
@@ -95,6 +97,9 @@ class Newton:
         fraction: of the tolerance of the solve. What iterations leave adds up over the steps, of which there are many
             where the tolerance is tight.
         slow: a contraction above this asks for a new Jacobian at once.
+        derivatives: how often what comes out can be differentiated. Each after the first costs another call of f and
+            another linear solution behind the iteration. Methods with a backward pass of their own take 2 by themselves
+            where second derivatives are asked for.
         reuse: one above this, in more than two iterations, asks for a new Jacobian in the next step.
         tolerance: of the solve; filled in by it.
     """
@@ -103,7 +108,12 @@ class Newton:
     fraction: float = attrs.field(default=1e-3, validator=_fraction)
     slow: float = attrs.field(default=0.2, validator=_fraction)
     reuse: float = attrs.field(default=1e-3, validator=_fraction)
+    derivatives: int = attrs.field(default=1, validator=_at_least_one)
     tolerance: Tolerance = attrs.field(factory=lambda: Tolerance(1e-6, 1e-8))
+
+    def differentiable(self, times: int) -> Newton:
+        """These settings with no fewer ``derivatives`` than that."""
+        return attrs.evolve(self, derivatives=max(times, self.derivatives))
 
     @property
     def residual_allowed(self) -> Tolerance:
@@ -201,43 +211,69 @@ def finite(x: Tensor, count: int, axis: int) -> np.ndarray:
     return np.asarray(lanes.everywhere(x.movedim(axis, 0).isfinite().unsqueeze(-1).flatten(1).all(1)))
 
 
-_SECOND = (
-    "the derivative of an implicit step cannot be differentiated again; second derivatives need an explicit solver, "
-    "such as 'dopri5', with gradient='direct'"
+_HIGHER = (
+    "the derivative of an implicit step cannot be differentiated again: second derivatives take "
+    "gradient='checkpointed', or 'direct' with a solver made with newton=Newton(derivatives=2)"
 )
 
 
-def implicit_gradient(f: VectorField, t: Tensor, base: Tensor, h: Time, y: Tensor, linear: Linear) -> Tensor:
+def implicit_gradient(
+    f: VectorField, t: Tensor, base: Tensor, h: Time, y: Tensor, linear: Linear, derivatives: int
+) -> Tensor:
     """The solution ``y`` of y = base + h f(t, y), connected to what it depends on, in reverse and in forward mode.
 
-    Implicit function theorem: dy = (I - h ∂f/∂y)⁻¹ d(base + h f)|_y, the Jacobian being taken at the solution. The
-    value of ``y`` stays as it is. There is no second derivative: asking for it raises GradientError.
+    It has so many ``derivatives``; asking for more raises GradientError. The value of ``y`` stays as it is.
     """
+
+    def right(y: Tensor) -> Tensor:
+        return base + coefficient(h, y) * f(t, y)
+
     y = y.detach()
-    right = base + coefficient(h, y) * f(t, _Held.apply(y, base))
-    if not lanes.differentiated(right):
+    first = right(_Held.apply(y, base))
+    if not lanes.differentiated(first):
         return y
     factors = f.linearised(t, y, linear.exact()).factored(host(h))
-    right = first_only(right, _SECOND)
-    return y + factors.solve(right - right.detach())
+    return _connected(y, first, right, factors, derivatives)
 
 
 def coupled_gradient(
-    f: VectorField, times: list[Tensor], y0: Tensor, dt: Time, a: np.ndarray, ys: Tensor, linear: Linear
-) -> Tensor:
+    f: VectorField, times: list[Tensor], y0: Tensor, dt: Time, a: np.ndarray, ys: Tensor, linear: Linear,
+    derivatives: int,
+) -> Tensor:  # fmt: skip
     """The same for all stages at once: the solution ``ys [s, *state]`` of Y_i = y0 + dt Σ a_ij f(t_j, Y_j)."""
-    ys = ys.detach()
-    slopes = [f(t, _Held.apply(y, y0)) for t, y in zip(times, ys, strict=True)]
     h = coefficient(dt, y0)
-    rows = [y0 + h * sum(weight * k for weight, k in zip(row, slopes, strict=True)) for row in a.tolist()]
-    right = torch.stack(rows)
-    if not lanes.differentiated(right):
+
+    def right(ys: Sequence[Tensor]) -> Tensor:
+        slopes = [f(t, y) for t, y in zip(times, ys, strict=True)]
+        rows = [y0 + h * sum(weight * k for weight, k in zip(row, slopes, strict=True)) for row in a.tolist()]
+        return torch.stack(rows)
+
+    ys = ys.detach()
+    first = right([_Held.apply(y, y0) for y in ys])
+    if not lanes.differentiated(first):
         return ys
     exact = linear.exact()
     parts = [f.linearised(t, y, exact) for t, y in zip(times, ys, strict=True)]
     factors = exact.coupled(parts, np.multiply.outer(host(dt), a))
-    right = first_only(right, _SECOND)
-    return ys + factors.solve(right - right.detach())
+    return _connected(ys, first, lambda ys: right(ys.unbind()), factors, derivatives)
+
+
+def _connected(
+    y: Tensor, first: Tensor, right: Callable[[Tensor], Tensor], factors: Factored, derivatives: int
+) -> Tensor:
+    """The solution ``y`` of y = right(y), with so many derivatives, from ``first``, which is right(y) for a held y.
+
+    Implicit function theorem: dy = (I - ∂right/∂y)⁻¹ d(right)|_y, where the Jacobian in ``factors`` is taken at the
+    solution. A correction y + (I - J)⁻¹ (right(y) - y) with a constant J has that first derivative. Another one of the
+    result makes the next derivative right as well: an error in the k-th derivative of y goes to that of the corrected y
+    with the factor I - (I - J)⁻¹ (I - J) = 0.
+    """
+    first = only(derivatives, first, _HIGHER)
+    y = y + factors.solve(first - first.detach())
+    for _ in range(derivatives - 1):
+        change = right(y) - y
+        y = y + factors.solve(change - change.detach())
+    return y
 
 
 class _Held(torch.autograd.Function):

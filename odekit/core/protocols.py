@@ -87,7 +87,7 @@ class CountedField(VectorField, Protocol):
         ...
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Step:
     """One step from ``(t0, y0)`` to ``(t1, y1)``.
 
@@ -100,6 +100,8 @@ class Step:
         status: SUCCESS, or why the step is no good (a control then retries with a smaller one, if it can).
         retry: what the solver is handed for a shorter try at this step, should this one be rejected; None stands for
             what this one was handed.
+        ratio: the error in units of what is allowed, a 0-d tensor or ``[B]`` by row, where the step computed that
+            itself; ``error`` may then be None.
         row_statuses: the same for every row ``[B]``, where rows have times of their own and some of them failed.
     """
 
@@ -114,6 +116,7 @@ class Step:
     status: Status = Status.SUCCESS
     row_statuses: Sequence[Status] | None = None
     retry: Any = None
+    ratio: Tensor | None = None
 
 
 class ODESolver(ABC):
@@ -147,6 +150,10 @@ class ODESolver(ABC):
 
     def prepared(self, tolerance: Tolerance) -> ODESolver:
         """This solver with whatever it ties to the tolerance of the solve; itself if nothing."""
+        return self
+
+    def differentiable(self, times: int) -> ODESolver:
+        """This solver with steps that autograd can differentiate so many times; itself if it can already."""
         return self
 
     def own_control(self) -> StepControl | None:

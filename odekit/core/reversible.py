@@ -5,11 +5,30 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
+import attrs
+import optree
+import torch
 from torch import Tensor
 
-from odekit.core.protocols import ODESolver, VectorField
+from odekit.core.protocols import ODESolver, Step, VectorField
 from odekit.core.times import Time
 from odekit.core.tolerance import Tolerance
+
+
+@attrs.frozen(eq=False)
+class Undone:
+    """A step that was taken back, as a graph of its end over its start.
+
+    Attributes:
+        step: with ``y1`` and ``carry`` as functions of the leaves ``y0`` and ``carry0``.
+        carry0: what the step began from beside ``y0``.
+        links: leaves within it, each with what it stands for, as a function of leaves that come later or of the start:
+            where f was asked at a point before it was known what that follows from.
+    """
+
+    step: Step
+    carry0: Any
+    links: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
 class ReversibleSolver(ODESolver):
@@ -26,3 +45,20 @@ class ReversibleSolver(ODESolver):
     @abstractmethod
     def reverse(self, f: VectorField, t0: Time, t1: Time, y1: Tensor, carry: Any) -> tuple[Tensor, Any]:
         """``(y0, carry)`` that ``step(f, t0, t1, y0, carry)`` made ``y1`` and this carry from."""
+
+    def undo(self, f: VectorField, t0: Time, t1: Time, y1: Tensor, carry: Any) -> Undone:
+        """:meth:`reverse`, and the step as a graph. Called with gradients enabled, on tensors without.
+
+        By default the step is taken once more from where it began. A method that asks f at the same points on both ways
+        can do with half of the calls.
+        """
+        with torch.no_grad():
+            y0, carry0 = self.reverse(f, t0, t1, y1, carry)
+        y0 = leaf(y0)
+        carry0 = optree.tree_map(leaf, carry0)
+        return Undone(self.advance(f, t0, t1, y0, carry0), carry0)
+
+
+def leaf(x: Tensor) -> Tensor:
+    """The values of ``x``, to differentiate with respect to."""
+    return x.detach().requires_grad_()

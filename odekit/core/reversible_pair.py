@@ -9,7 +9,7 @@ import attrs
 from torch import Tensor
 
 from odekit.core.protocols import ODESolver, Step, VectorField
-from odekit.core.reversible import ReversibleSolver
+from odekit.core.reversible import ReversibleSolver, Undone, leaf
 from odekit.core.runge_kutta import ExplicitRungeKutta
 from odekit.core.times import Time, coefficient
 from odekit.errors import InputError
@@ -104,6 +104,15 @@ class Reversible(ReversibleSolver):
     def reverse(self, f: VectorField, t0: Time, t1: Time, y1: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
         z0 = carry - (y1 - self._end(f, t1, t0, y1))
         return z0 + (y1 - self._end(f, t0, t1, z0)) / self.coupling, z0
+
+    def undo(self, f: VectorField, t0: Time, t1: Time, y1: Tensor, carry: Tensor) -> Undone:
+        y1 = leaf(y1)
+        moved = y1 - self._end(f, t1, t0, y1)
+        z0 = leaf(carry - moved)
+        ahead = self.solver.advance(f, t0, t1, z0, None)
+        y0 = leaf(z0 + (y1 - ahead.y1) / self.coupling)
+        step = Step(t0, t1, y0, y1, None, z0 + moved, attrs.astuple(ahead, recurse=False))
+        return Undone(step, z0, ((y1, ahead.y1 + self.coupling * (y0 - z0)),))
 
     def _end(self, f: VectorField, t0: Time, t1: Time, y0: Tensor) -> Tensor:
         """Where the method's step leads, in either direction of time."""

@@ -29,7 +29,7 @@ def _rows(values: Iterable[Iterable[float]]) -> tuple[tuple[float, ...], ...]:
     return tuple(_row(row) for row in values)
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class ButcherTableau:
     """The coefficients of a Runge-Kutta method with s stages (Butcher 1963), checked when it is made.
 
@@ -216,14 +216,12 @@ def combine(y: Tensor, dt: Time, weights: Sequence[float], ks: Sequence[Tensor])
     The increment is summed first and rounded to the precision of ``y`` once: over thousands of steps in float32 the
     difference is seen.
     """
-    if not isinstance(dt, float):
-        increment = weighted(weights, ks)
-        return y if increment is None else y + coefficient(dt, y) * increment
-    terms = [(weight, k) for weight, k in zip(weights, ks, strict=False) if weight]
-    if len(terms) == 1:
-        return torch.add(y, terms[0][1], alpha=dt * terms[0][0])
-    increment = weighted([dt * weight for weight, _ in terms], [k for _, k in terms])
-    return y if increment is None else y + increment
+    total, factor = _sum(weights, ks)
+    if total is None:
+        return y
+    if isinstance(dt, float):
+        return torch.add(y, total, alpha=dt * factor)
+    return y + coefficient(dt, y) * factor * total
 
 
 def weighted(weights: Sequence[float], ks: Sequence[Tensor]) -> Tensor | None:
@@ -233,6 +231,22 @@ def weighted(weights: Sequence[float], ks: Sequence[Tensor]) -> Tensor | None:
         if weight:
             total = k * weight if total is None else torch.add(total, k, alpha=weight)
     return total
+
+
+def _sum(weights: Sequence[float], ks: Sequence[Tensor]) -> tuple[Tensor | None, float]:
+    """A tensor and a factor of which ``Σ w_i k_i`` is the product; None for nothing.
+
+    The first weight is the factor: to multiply by it can wait until there is something else to do.
+    """
+    total: Tensor | None = None
+    factor = 0.0
+    for weight, k in zip(weights, ks, strict=False):
+        if weight:
+            if total is None:
+                total, factor = k, weight
+            else:
+                total = torch.add(total, k, alpha=weight / factor)
+    return total, factor
 
 
 def stage_times(f: VectorField, c: Sequence[float], t0: Time, t1: Time) -> Sequence[Tensor]:
@@ -308,8 +322,8 @@ class ExplicitRungeKutta(RungeKutta):
         tableau, dt = self.tableau, coefficient(t1 - t0, y0)
         ks, y_last = self._stages(f, t0, t1, y0, dt, carry, len(tableau.b))
         y1 = y_last if tableau.fsal else combine(y0, dt, tableau.b, ks)
-        total = weighted(tableau.b_error or (), ks)
-        error = None if total is None else total * dt
+        total, factor = _sum(tableau.b_error or (), ks)
+        error = None if total is None else total * (dt * factor)
         return Step(t0, t1, y0, y1, error, carry=ks[-1] if tableau.fsal else None, dense=ks)
 
     def advance(self, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Tensor | None) -> Step:

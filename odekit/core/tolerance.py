@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from odekit.core import lanes
 from odekit.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from odekit.core.protocols import Step
 
 Norm = Callable[[Tensor], Tensor]
 
@@ -53,6 +57,12 @@ class Tolerance:
     def scale(self, y: Tensor) -> Tensor:
         """What counts as one unit of error at the state ``y``."""
         return self.atol + self.rtol * y.abs()
+
+    def scaled(self, step: Step) -> Tensor | None:
+        """The scaled error of a step; None if it has no estimate."""
+        if step.ratio is not None or step.error is None:
+            return step.ratio
+        return self.ratio(step.error, step.y0, step.y1)
 
     def ratio(self, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
         """The scaled error of a step as a 0-d real tensor; the step passes up to 1."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import attrs
 import torch
 from torch import Tensor
 
 from odekit.core.field import Field
+from odekit.core.graph_field import Inlined
 from odekit.core.jacobian import Factored, Linearised, Size
 from odekit.core.linear import Linear
 from odekit.core.sections import Section
@@ -146,6 +148,14 @@ class Augmented:
     def expanded(self, t: Time, y: Tensor, rows: bool) -> Coupled:
         return coupled(self.field, self.inputs, self.parts, t, y, rows)
 
+    def inlined(self) -> Inlined | None:
+        """What becomes part of a compiled graph, once it has been seen what f depends on."""
+        inner = self.field.inlined() if any(self.used) else None
+        if inner is None or inner.layout is not None:
+            return None
+        slopes = GraphSlopes(inner.call, tuple(self.parts.shape[1:]), self.parts.sizes[2], len(self.parts.shape) > 0)
+        return attrs.evolve(inner, call=slopes, args=(inner.args, tuple(self.inputs)))
+
     def __call__(self, t: Time, y: Tensor) -> Tensor:
         parts = self.parts
         state, adjoint, _ = parts.split(y)
@@ -160,3 +170,22 @@ class Augmented:
             grads = torch.autograd.grad(dy, wrt, backwards, allow_unused=True, retain_graph=True)
         self.used[:] = [used or grad is not None for used, grad in zip(self.used, grads[1:], strict=True)]
         return parts.pack([dy, *grads])
+
+
+class GraphSlopes:
+    """The augmented system within a graph, where the length of the first axis of y is not known beforehand."""
+
+    def __init__(self, call: Callable[..., Tensor], rest: tuple[int, ...], integrals: int, batched: bool) -> None:
+        self.call, self.rest, self.integrals, self.batched = call, rest, integrals, batched
+
+    def __call__(self, t: Tensor, z: Tensor, args: tuple[Any, ...], inputs: tuple[Tensor, ...]) -> Tensor:
+        half = (z.shape[0] - self.integrals) // 2
+        shape = (-1, *self.rest) if self.batched else ()
+        with torch.enable_grad():
+            state = z[:half].reshape(shape).detach().requires_grad_()
+            dy = self.call(t, state, *args)
+        grads = torch.autograd.grad(dy, [state, *inputs], z[half : 2 * half].reshape(shape).neg(), allow_unused=True)
+        parts = [dy.detach()]
+        for grad, tensor in zip(grads, (state, *inputs), strict=True):
+            parts.append(torch.zeros_like(tensor) if grad is None else grad)
+        return torch.cat([part.detach().reshape(-1).to(z.dtype) for part in parts])

@@ -37,7 +37,7 @@ def _is_limit(instance: Any, attribute: Any, value: Any) -> None:
 
 @attrs.frozen
 class Auto(GradientMethod):
-    """``direct`` where that fits comfortably into memory, else ``checkpointed``, with a budget if need be.
+    """``direct`` if it fits into memory and the solver is explicit, else ``checkpointed``, on a budget if need be.
 
     All that it picks from is exact. The first line that applies decides:
 

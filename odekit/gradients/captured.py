@@ -84,21 +84,26 @@ def _names(code: CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def leaves_of(outputs: Iterable[Tensor]) -> list[Tensor]:
+def leaves_of(outputs: Sequence[Tensor]) -> list[Tensor]:
     """The leaves that require grad in the autograd graph of ``outputs``."""
     found = {id(output): output for output in outputs if output.grad_fn is None and output.requires_grad}
-    pending = [output.grad_fn for output in outputs if output.grad_fn is not None]
-    seen = set(pending)
-    while pending:
-        node = pending.pop()
+    for node in nodes_of(outputs):
         leaf = getattr(node, "variable", None)
         if leaf is not None:
             found[id(leaf)] = leaf
-        for parent, _ in node.next_functions:
+    return list(found.values())
+
+
+def nodes_of(outputs: Iterable[Tensor]) -> Iterable[Any]:
+    """The nodes of the autograd graph of ``outputs``."""
+    seen = {output.grad_fn for output in outputs if output.grad_fn is not None}
+    pending: list[Any] = list(seen)
+    while pending:
+        for parent, _ in pending.pop().next_functions:
             if parent is not None and parent not in seen:
                 seen.add(parent)
                 pending.append(parent)
-    return list(found.values())
+    return seen
 
 
 class Posed(Protocol):

@@ -19,7 +19,8 @@ from odekit.core.solution import Stats
 from odekit.gradients import rows_checkpointed
 from odekit.gradients.captured import Dependencies
 from odekit.gradients.forwards import retraced, unrecorded
-from odekit.gradients.keeping import State, keeping
+from odekit.gradients.keeping import Every, State, keeping
+from odekit.gradients.pieces import ACTIVATIONS, Pieces
 from odekit.gradients.replay import retake
 from odekit.gradients.sweep import Sweep
 from odekit.gradients.tape import Tape, record
@@ -37,6 +38,9 @@ class Checkpointed(GradientMethod):
     replayed steps are the very same ones. Kept are the states at the accepted steps, or with a ``budget`` some of them;
     rejected steps and the search for step sizes cost nothing. Zhuang et al. 2020, *Adaptive checkpoint adjoint*,
     Algorithm 2, with the steps themselves differentiated instead of a continuous adjoint between the checkpoints.
+
+    Where the activations of f are small, several steps are replayed and gone back through at once, as many as take
+    4 MiB; with a ``budget`` always one.
 
     f must give the same numbers when it is called again: randomness such as dropout has to be drawn before the solve
     and passed in through ``args``.
@@ -56,7 +60,7 @@ class Checkpointed(GradientMethod):
 
     name = "checkpointed"
     exact = True
-    memory = "steps (or budget) × state + one step's activations"
+    memory = "steps (or budget) × state + one step's activations (or those of several, within 4 MiB)"
 
     def solve(self, problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:
         return self.taped(StepsTape, problem, solver, control)
@@ -80,6 +84,7 @@ class StepsTape(Tape):
 
     Class attributes:
         sweep: what goes back through them.
+        activations: bytes of them that several steps may have that are gone back through at once; 0 for one at a time.
 
     Attributes:
         ends_inside: the number of the output that the answer ends at, if it lies inside the last step because what
@@ -88,6 +93,7 @@ class StepsTape(Tape):
 
     method = "checkpointed"
     sweep: ClassVar[type[Sweep]] = Sweep
+    activations: ClassVar[int] = ACTIVATIONS
 
     def __init__(self, problem: Problem, solver: ODESolver, control: StepControl, budget: int | str | None) -> None:
         self.dependencies = Dependencies(problem)
@@ -123,8 +129,9 @@ class StepsTape(Tape):
             self.stats.steps_backward += 1
             return retake(sweep.field, sweep.solver, self.control.adaptive, passage, state, following)
 
-        for step in self.kept.backwards(advance):
-            sweep.through(step)
+        pieces = Pieces(self.solver, self.activations if isinstance(self.kept, Every) else 0)
+        for piece in pieces.of(self.kept.backwards(advance)):
+            pieces.weigh(sweep.through(*piece), sweep.inputs)
         self.stats.nfe_backward += sweep.field.nfe
         self.stats.steps_backward += sweep.steps
         return sweep.gradients()

@@ -56,7 +56,7 @@ def retraced(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The outputs and the last state once more, from these tensors and under autograd; ``stats`` counts the cost."""
     again = problem.again(dependencies.field(problem, inputs), y0, ts)
-    outcome = Direct().solve(again, solver, control)
+    outcome = Direct().solve(again, solver.differentiable(2), control)
     stats.nfe_backward += outcome.stats.nfe
     return outcome.ys, outcome.y1
 
@@ -67,6 +67,6 @@ def retraced_rows(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The same by rows."""
     again = problem.again(dependencies.field(problem.start, inputs), y0, ts)
-    outcome = Direct().solve_rows(again, solver, control)
+    outcome = Direct().solve_rows(again, solver.differentiable(2), control)
     stats.nfe_backward += outcome.stats.nfe
     return outcome.ys, outcome.y1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import optree
 import torch
 from torch import Tensor
 
@@ -16,6 +17,17 @@ def added(total: Tensor | None, grad: Tensor | None) -> Tensor | None:
 
 def flows(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+
+
+def flowing(tree: Any) -> dict[Any, Tensor]:
+    """The tensors in a carry that gradients can flow through, by their places."""
+    paths, leaves, _ = optree.tree_flatten_with_path(tree, none_is_leaf=True)
+    return {path: leaf for path, leaf in zip(paths, leaves, strict=True) if flows(leaf)}
+
+
+def detached(leaf: Any) -> Any:
+    """A leaf of a carry without its graph."""
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
 
 
 def vjp(outputs: list[Tensor], cotangents: list[Tensor | None], inputs: list[Tensor]) -> list[Tensor | None]:

@@ -14,7 +14,7 @@ from odekit.core.integrate import Accepted, Passage, around
 from odekit.core.outputs import at_end, states_in
 from odekit.core.protocols import CountedField, ODESolver
 from odekit.core.times import Clock
-from odekit.gradients.products import flows
+from odekit.gradients.products import flowing, flows
 
 
 @attrs.frozen(eq=False)
@@ -26,6 +26,7 @@ class Replayed:
         places: where in the carry those tensors are. A step may start from other ones than the step before handed on:
             what a rejected try left to it.
         y1, carry, states: what came out: the state, the tensors handed on by their places, the states at output times.
+        handed_on: the carry that it left.
     """
 
     inputs: list[Tensor]
@@ -33,18 +34,23 @@ class Replayed:
     y1: Tensor
     carry: dict[Any, Tensor]
     states: list[Tensor]
+    handed_on: Any = None
 
 
-def replay(field: Field, solver: ODESolver, clock: Clock, step: Accepted) -> Replayed:
-    """Take the step with gradients, from leaves of its own."""
+def replay(
+    field: Field, solver: ODESolver, clock: Clock, step: Accepted, before: Replayed | None = None
+) -> Replayed:  # fmt: skip
+    """Take the step with gradients: from leaves of its own, or going on from the step ``before`` it."""
     if step.section is not None:
         field = field.confined(step.section)
     with torch.enable_grad():
         t0, t1 = clock(step.t0), clock(step.t1)
-        y0 = step.y0.detach().requires_grad_()
+        y0 = step.y0.detach().requires_grad_() if before is None else before.y1
         inputs: list[Tensor] = [y0]
         places: list[Any] = []
-        if solver.memoryless:
+        if before is not None and not solver.memoryless:
+            carry = before.handed_on
+        elif solver.memoryless:
             carry = solver.init(field, t0, y0)
         elif step.fresh:
             carry = solver.init(field, t0, y0, field(t0, y0))
@@ -60,11 +66,8 @@ def replay(field: Field, solver: ODESolver, clock: Clock, step: Accepted) -> Rep
             return Replayed(inputs, places, y1, {}, [y1] * len(step.slots))
         taken = solver.step(field, t0, t1, y0, carry)
         taken, states = states_in(field, solver, taken, step.t1, clock, step.slots)
-        handed_on: dict[Any, Tensor] = {}
-        if not solver.memoryless:
-            paths, leaves, _ = optree.tree_flatten_with_path(taken.carry, none_is_leaf=True)
-            handed_on = {path: leaf for path, leaf in zip(paths, leaves, strict=True) if flows(leaf)}
-        return Replayed(inputs, places, taken.y1, handed_on, states)
+        handed_on = {} if solver.memoryless else flowing(taken.carry)
+        return Replayed(inputs, places, taken.y1, handed_on, states, taken.carry)
 
 
 def retake(

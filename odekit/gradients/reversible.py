@@ -25,6 +25,7 @@ from odekit.errors import OptionError, ReversalDriftWarning
 from odekit.gradients.captured import Dependencies
 from odekit.gradients.direct import Direct
 from odekit.gradients.forwards import retraced, unrecorded
+from odekit.gradients.keeping import State
 from odekit.gradients.replay import retake
 from odekit.gradients.sweep import Sweep
 from odekit.gradients.tape import Tape, record
@@ -162,7 +163,7 @@ class _Tape(Tape):
         """The step of this number, from the beginning of its stretch."""
         field, solver = self.problem.field.fork(), self.solver
         first = max(begin for begin in self.begins if begin <= number)
-        state: tuple[Tensor, Any] = self.begins[first], None
+        state: State = self.begins[first], None
         for k in range(first, number):
             state = retake(field, solver, self.control.adaptive, self.passages[k], state, self.passages[k + 1])
         self.stats.nfe += field.nfe
@@ -177,32 +178,33 @@ class _Tape(Tape):
         count = len(self.passages)
         if self.told + 1 < count and not bool(grad_y1.any()):  # nothing after the last output matters to the loss
             count = self.told + 1
-        for step in self._backwards(count, sweep, drift):
-            replayed = sweep.through(step)
-            for k, y in enumerate(replayed.states, start=step.first):
-                drift.compare(y, outputs[0][k], step.slots[k - step.first].t)
+        for passage, states in self._through(count, sweep, drift):
+            for k, y in enumerate(states, start=passage.first):
+                drift.compare(y, outputs[0][k], passage.slots[k - passage.first].t)
         drift.warn()
         self.stats.nfe_backward += sweep.field.nfe
         self.stats.steps_backward += sweep.steps
         return sweep.gradients()
 
-    def _backwards(self, count: int, sweep: Sweep, drift: _Drift) -> Iterator[Accepted]:
-        """The first ``count`` steps, from the last to the first, with the state at their start."""
-        state: tuple[Tensor, Any] = self.y0, None
+    def _through(self, count: int, sweep: Sweep, drift: _Drift) -> Iterator[tuple[Passage, list[Tensor]]]:
+        """Go back through the first ``count`` steps; of each the states at its outputs."""
+        state: State = self.y0, None
         for number in range(count - 1, -1, -1):
-            passage = self.passages[number]
-            step = self.kept.get(number)
-            if number + 1 < count and not self.passages[number + 1].fresh:
-                state = self._taken_back(sweep, passage, *state)
-                known = self.begins.get(number) if step is None else step.y0
-                if known is not None:
-                    drift.compare(state[0], known, passage.t0)
+            passage, step = self.passages[number], self.kept.get(number)
+            if step is None and passage.fresh:
+                step = passage.starting(self.begins[number], None)
+            follows = number + 1 < count and not self.passages[number + 1].fresh
             if step is None:
-                step = passage.starting(*(state if not passage.fresh else (self.begins[number], None)))
-            yield step
-            state = step.y0, step.carry
+                state, states = sweep.undo(self.solver, passage, *state)
+            else:
+                if follows:
+                    found, _ = self._taken_back(sweep, passage, *state)
+                    drift.compare(found, step.y0, passage.t0)
+                _, *states = sweep.through(step)
+                state = step.y0, step.carry
+            yield passage, states
 
-    def _taken_back(self, sweep: Sweep, passage: Passage, y1: Tensor, carry: Any) -> tuple[Tensor, Any]:
+    def _taken_back(self, sweep: Sweep, passage: Passage, y1: Tensor, carry: Any) -> State:
         """What the step was taken from that ended there."""
         self.stats.steps_backward += 1
         with torch.no_grad():

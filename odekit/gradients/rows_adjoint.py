@@ -320,6 +320,9 @@ class _AugmentedField(RowField):
     def nfe(self) -> int:
         return self.of_y.nfe
 
+    def inlined(self) -> None:
+        """Nothing: steps of it are not compiled."""
+
     def on(self, positions: Selection) -> _AugmentedField:
         with torch.enable_grad():
             return _AugmentedField(self.augmented, self.of_y.on(positions))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import optree
 import torch
 from torch import Tensor
 
 from odekit.core.field import Field
-from odekit.core.integrate import Accepted
-from odekit.core.outputs import at_rest
+from odekit.core.integrate import Accepted, Passage
+from odekit.core.outputs import at_rest, states_in
 from odekit.core.problem import Problem
 from odekit.core.protocols import ODESolver
+from odekit.core.reversible import ReversibleSolver
 from odekit.gradients.captured import Dependencies
-from odekit.gradients.products import added, vjp
-from odekit.gradients.replay import Replayed, replay
+from odekit.gradients.keeping import State
+from odekit.gradients.products import added, detached, flowing, vjp
+from odekit.gradients.replay import replay
 
 
 class Sweep:
@@ -53,23 +57,61 @@ class Sweep:
             self.cotangents[ends_inside] = self.cotangents[ends_inside] + grad_y1
             self.adjoint = torch.zeros_like(grad_y1)
 
-    def through(self, step: Accepted) -> Replayed:
-        """Go back through a step. Returns what it was when taken again."""
-        replayed = replay(self.field, self.solver, self.clock, step)
-        leaves = [*replayed.inputs, *self.inputs]
-        self.dependencies.check_none_missed([replayed.y1, *replayed.states], leaves, self.method)
-        outputs = [replayed.y1, *replayed.carry.values(), *replayed.states]
+    def through(self, *piece: Accepted) -> list[Tensor]:
+        """Go back through a step, or several that go on from each other, in the order of time.
+
+        Returns the states at the end and at the outputs in it, with their graph.
+        """
+        first = last = replay(self.field, self.solver, self.clock, piece[0])
+        states = list(first.states)
+        for step in piece[1:]:
+            last = replay(self.field, self.solver, self.clock, step, last)
+            states += last.states
+        start, end = dict(zip(first.places, first.inputs[1:], strict=True)), last.carry
+        self._back(first.inputs[0], start, last.y1, end, states, piece[0].first)
+        self.steps += len(piece)
+        return [last.y1, *states]
+
+    def undo(self, solver: ReversibleSolver, passage: Passage, y1: Tensor, carry: Any) -> tuple[State, list[Tensor]]:
+        """Go back through a step of which the end is known alone.
+
+        Returns the state and the carry at its start, and the states at the outputs in it.
+        """
+        field = self.field if passage.section is None else self.field.confined(passage.section)
+        with torch.enable_grad():
+            undone = solver.undo(field, self.clock(passage.t0), self.clock(passage.t1), y1, carry)
+            step, states = states_in(field, solver, undone.step, passage.t1, self.clock, passage.slots)
+        start, end = flowing(undone.carry0), flowing(undone.step.carry)
+        self._back(step.y0, start, step.y1, end, states, passage.first, undone.links)
+        self.steps += 1
+        return (step.y0.detach(), optree.tree_map(detached, undone.carry0, none_is_leaf=True)), states
+
+    def _back(
+        self,
+        y0: Tensor,
+        start: dict[Any, Tensor],
+        y1: Tensor,
+        end: dict[Any, Tensor],
+        states: list[Tensor],
+        first: int,
+        links: Sequence[tuple[Tensor, Tensor]] = (),
+    ) -> None:
+        """From the end of a piece, and the outputs in it that come ``first`` and after, to its start."""
+        leaves = [y0, *start.values(), *(inner for inner, _ in links), *self.inputs]
+        reached = [y1, *end.values(), *states]
+        self.dependencies.check_none_missed([*reached, *(meant for _, meant in links)], leaves, self.method)
         arriving = [
             self.adjoint,
-            *(self._carried.get(place) for place in replayed.carry),
-            *self.cotangents[step.first : step.first + len(step.slots)],
+            *(self._carried.get(place) for place in end),
+            *self.cotangents[first : first + len(states)],
         ]
-        grads = vjp(outputs, arriving, leaves)
-        self.adjoint = torch.zeros_like(step.y0) if grads[0] is None else grads[0]
-        self._carried = dict(zip(replayed.places, grads[1 : len(replayed.inputs)], strict=True))
-        self.add(grads[len(replayed.inputs) :])
-        self.steps += 1
-        return replayed
+        grads = vjp(reached, arriving, leaves)
+        carried = 1 + len(start)
+        for k, (_, meant) in enumerate(links, start=carried):
+            grads = list(map(added, grads, vjp([meant], [grads[k]], leaves)))
+        self.adjoint = torch.zeros_like(y0) if grads[0] is None else grads[0]
+        self._carried = dict(zip(start, grads[1:carried], strict=True))
+        self.add(grads[carried + len(links) :])
 
     def add(self, grads: list[Tensor | None]) -> None:
         """Add to the gradients with respect to ``inputs``."""

@@ -87,3 +87,4 @@ class _Sweep(Sweep):
 class _Tape(StepsTape):
     method = "symplectic"
     sweep = _Sweep
+    activations = 0

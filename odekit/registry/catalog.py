@@ -94,9 +94,8 @@ class Catalog:
 
     def entry(self, kind: str, name: str) -> Entry:
         """The entry behind a name, as :meth:`get`."""
-        entries = self.entries(kind)
         distribution, colon, bare = name.rpartition(":")
-        same = [entry for entry in entries if entry.name == bare]
+        same = [entry for entry in self._entries if (entry.kind, entry.name) == (kind, bare)]
         if colon:
             same = [entry for entry in same if normalized(entry.distribution) == normalized(distribution)]
         elif any(entry.first_party for entry in same):
@@ -104,10 +103,12 @@ class Catalog:
         if len(same) == 1:
             return same[0]
         if same:
+            same.sort(key=lambda entry: entry.qualified)
             raise NameNotFound(
                 f"the {kind} {name!r} is in more than one distribution. "
                 f"Write {' or '.join(repr(entry.qualified) for entry in same)}."
             )
+        entries = self.entries(kind)
         known = [entry.qualified for entry in entries] if colon else [self.spelling(entry) for entry in entries]
         raise NameNotFound(f"no {kind} is called {name!r}. {nearest(name, known)}{self._about_problems()}")
 

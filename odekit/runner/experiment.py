@@ -125,14 +125,21 @@ class Keeper:
         self._writes = processes.first
         self._since = time.monotonic() - trainer.state.seconds
         self._saved = time.monotonic() if folder.resumed else -math.inf
+        self._told = 0
 
     def begin(self) -> None:
         """Training begins."""
         self.display.begin(self.trainer.total, self.trainer.state.step)
 
     def stepped(self, measured: dict[str, float]) -> None:
-        """A step was done. Saves after the first one, and when the last time is a while ago."""
+        """A step was done. Saves after the first one, and when the last time is a while ago.
+
+        A gradient method that a rule picked is told when it is picked for the first time in this sitting.
+        """
         self.display.step(self.trainer.state.step, measured)
+        for name, why in list(self.trainer.state.picked.items())[self._told :]:
+            self.display.note(f"gradient: {name}, {why}")
+            self._told += 1
         if time.monotonic() - self._saved > _SAVE_SECONDS:
             self.save()
 
@@ -233,6 +240,7 @@ def _result(
         weights_step=state.step if state.best_step is None else state.best_step,
         nfe_forward=state.nfe / max(state.step, 1),
         nfe_backward=state.nfe_backward / max(state.step, 1),
+        picked=dict(state.picked),
         seconds=state.seconds,
         peak_memory_mib=peak_memory(device.device),
         device=f"{device.device} ({device.reason})",

@@ -50,6 +50,7 @@ def cells(result: Result) -> list[tuple[str, str]]:
     if result.nfe_forward:
         rows += [("NFE per training step", f"{result.nfe_forward:.1f} forward, {result.nfe_backward:.1f} backward")]
         rows += [("NFE per test batch", f"{test['nfe']:.1f}")]
+    rows += [("gradient, picked", f"{name}: {why}") for name, why in result.picked.items()]
     return [
         *rows,
         ("test samples", f"{test['samples']:,}"),

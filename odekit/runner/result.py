@@ -24,6 +24,7 @@ class Result:
         weights: whether they are those of the ``"last"`` step or of the ``"best"`` evaluation.
         weights_step: the step after which they are taken.
         nfe_forward, nfe_backward: mean calls of the dynamics in a training step.
+        picked: the gradient methods that a rule picked in training, each with its first reason; empty without a rule.
         seconds: wall time over all sittings.
         peak_memory_mib: of the CUDA device, or else of the first process.
     """
@@ -38,6 +39,7 @@ class Result:
     weights_step: int
     nfe_forward: float
     nfe_backward: float
+    picked: dict[str, str]
     seconds: float
     peak_memory_mib: float
     device: str

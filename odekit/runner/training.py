@@ -28,6 +28,7 @@ class State:
         seconds: wall time so far, over all sittings.
         window: sums over the steps since that evaluation, by name; ``count`` of them.
         nfe, nfe_backward: calls of the dynamics in all training steps so far.
+        picked: the gradient methods that a rule has picked so far, each with the reason that it gave first.
         best, best_step: the best evaluation so far, where ``select`` is ``"best"``.
         commands: what was typed, one for each sitting.
     """
@@ -39,6 +40,7 @@ class State:
     count: int = 0
     nfe: float = 0.0
     nfe_backward: float = 0.0
+    picked: dict[str, str] = attrs.field(factory=dict)
     best: float | None = None
     best_step: int | None = None
     commands: list[str] = attrs.field(factory=list)
@@ -122,6 +124,9 @@ class Trainer:
         self._check_finite(measured)
         self._optimizer.step()
         self._count(measured)
+        for each in stats:
+            if each.why:
+                self.state.picked.setdefault(each.gradient, each.why)
         return measured
 
     def summary(self) -> dict[str, float]:

@@ -116,6 +116,10 @@ class BDF(ODESolver):
         linear = self.linear.prepared(newton.residual_allowed)
         return attrs.evolve(self, newton=newton, linear=linear, starter=self.starter.prepared(tolerance))
 
+    def differentiable(self, times: int) -> ODESolver:
+        starter = self.starter.differentiable(times)
+        return attrs.evolve(self, newton=self.newton.differentiable(times), starter=starter)
+
     def init(self, f: VectorField, t0: Time, y0: Tensor, f0: Tensor | None = None) -> Past:
         linear = self.linear.settled(lambda: f.rows_are_independent(t0, y0.detach()))
         start = self.starter.init(f, t0, y0, f0)
@@ -173,7 +177,7 @@ class BDF(ODESolver):
         if not said["status"].ok:
             return Step(t0, t1, y0, y1, carry=carry, retry=retry, **said)
         if torch.is_grad_enabled() or lanes.differentiated(y1):
-            y1 = implicit_gradient(f, time, base, h, y1, carry.linear)
+            y1 = implicit_gradient(f, time, base, h, y1, carry.linear, self.newton.derivatives)
         last = y1 - predicted
         passed = advanced(differences, order, last)
         error = float(_ERROR[order]) * last

@@ -8,29 +8,32 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.problems import NONSTIFF, STIFF
+from benchmarks.problems import NONSTIFF, Problem
+from benchmarks.work_precision import DIAGRAMS
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("diffrax") is None, reason="diffrax is not installed")
-PROBLEMS = {**NONSTIFF, **STIFF}
+DRAWN = [problem for diagram in DIAGRAMS for problem in diagram.problems]
 
 
-@pytest.mark.parametrize("name", ["B1", "D3", "arenstorf", "rober", "orego", "brusselator"])
-def test_f_in_jax_is_f_in_torch(name: str) -> None:
+@pytest.mark.parametrize("problem", DRAWN, ids=str)
+def test_f_in_jax_is_f_in_torch(problem: Problem) -> None:
+    """Where terms cancel, to the rounding of the largest of them."""
     from benchmarks.in_jax import FIELDS
 
-    problem = PROBLEMS[name]
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         y = problem.y0 + 0.1 * torch.rand(problem.y0.shape, dtype=torch.float64, generator=generator)
-        expected = problem.f(torch.tensor(0.0, dtype=torch.float64), y).numpy()
-        np.testing.assert_allclose(np.asarray(FIELDS[name](0.0, y.numpy())), expected, rtol=1e-12, atol=1e-12)
+        expected = problem.f(torch.tensor(0.7, dtype=torch.float64), y).numpy()
+        rounding = 1e-14 * np.abs(expected).max()
+        np.testing.assert_allclose(
+            np.asarray(FIELDS[problem.name](0.7, y.numpy())), expected, rtol=1e-12, atol=rounding
+        )
 
 
 def test_every_drawn_problem_is_there() -> None:
     from benchmarks.in_jax import FIELDS
-    from benchmarks.work_precision import DIAGRAMS
 
-    assert {problem.name for diagram in DIAGRAMS for problem in diagram.problems} == set(FIELDS)
+    assert {problem.name for problem in DRAWN} == set(FIELDS)
 
 
 def test_a_solve_by_diffrax_and_its_calls_of_f() -> None:

@@ -208,3 +208,9 @@ def test_a_terminal_gets_a_table(stubs: Catalog, monkeypatch: pytest.MonkeyPatch
     plain = click.unstyle(screen.getvalue())
     assert "order 5(4), adaptive, implicit" in plain
     assert "A stub. [bold]" in plain
+
+
+def test_the_rule_of_auto_is_in_its_line() -> None:
+    result = run("gradients")
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("auto")]
+    assert all(word in line for word in ("``direct`` if", "memory", "explicit", "else ``checkpointed``", "budget"))

@@ -256,6 +256,23 @@ def test_an_event_and_its_gradients(adjoint: bool) -> None:
         close(by_t0, 1.0 if k == 0 else 0.0, tol=1e-5)
 
 
+@pytest.mark.parametrize("interp", ["linear", "cubic"])
+@pytest.mark.parametrize("method", ["euler", "rk4"])
+def test_on_a_grid_an_event_has_the_gradient_of_the_numbers(method: str, interp: str) -> None:
+    def landing(height: Tensor) -> Tensor:
+        y0 = torch.stack([height, torch.ones_like(height)])
+        t, states = torchdiffeq.odeint_event(
+            lambda t, y: torch.stack([y[1], -10 - 0.3 * y[1]]), y0, torch.zeros(1, dtype=DOUBLE),
+            event_fn=lambda t, y: y[0], method=method, options={"step_size": 0.1, "interp": interp},
+        )  # fmt: skip
+        return torch.stack([t, states[1, 1]])
+
+    height = torch.tensor(2.0, dtype=DOUBLE)
+    found = torch.autograd.functional.jacobian(landing, height)
+    expected = (landing(height + 1e-5) - landing(height - 1e-5)) / 2e-5
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-8)
+
+
 @pytest.mark.parametrize("method", ["dopri5", "rk4", "implicit_midpoint"])
 def test_events_backwards_in_time_and_the_first_of_several(method: str) -> None:
     options = {} if method == "dopri5" else {"step_size": 0.01}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import math
+import sys
 import warnings
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -321,10 +325,37 @@ def test_scipy_has_no_gradient_and_says_so() -> None:
         y.sum().backward()
 
 
+@pytest.mark.parametrize(("least", "reached"), [(1e-6, True), (0.5, False)])
+def test_scipy_keeps_min_step_or_gives_up_and_says_so(least: float, reached: bool) -> None:
+    f = Counted(lambda t, y: 5 * torch.stack([y[1], -y[0]]))
+    t = torch.linspace(0, 3, 4, dtype=DOUBLE)
+    with contextlib.nullcontext() if reached else pytest.warns(UserWarning, match="1 of 4 times.*min_step"):
+        y = torchdiffeq.odeint(f, Y0, t, method="scipy_solver", options={"min_step": least})
+    assert y.shape == (4, 2)
+    assert torch.equal(y[0], Y0)
+    assert bool(y.isfinite().all()) if reached else bool(y[1:].isnan().all())
+    assert (f.calls > 50) is reached
+
+
 def test_scipy_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "scipy.integrate", None)
     with pytest.raises(ValueError, match="pip install scipy"):
         torchdiffeq.odeint(decay, Y0, UNIT, method="scipy_solver")
+
+
+def test_what_programs_import_from_the_inside_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchdiffeq, "_impl", torchdiffeq._impl)
+    others = {name: module for name, module in sys.modules.items() if name.split(".")[0] != "torchdiffeq"}
+    with mock.patch.dict(sys.modules, {**others, "torchdiffeq": torchdiffeq}, clear=True):
+        inside = importlib.import_module("torchdiffeq._impl")
+        solves = importlib.import_module("torchdiffeq._impl.odeint")
+        adjoint = importlib.import_module("torchdiffeq._impl.adjoint")
+        norms = importlib.import_module("torchdiffeq._impl.misc")
+    assert inside.odeint is solves.odeint is torchdiffeq.odeint
+    assert inside.odeint_adjoint is adjoint.odeint_adjoint is torchdiffeq.odeint_adjoint
+    assert (solves.SOLVERS, solves.odeint_event) == (torchdiffeq.SOLVERS, torchdiffeq.odeint_event)
+    assert len(list(adjoint.find_parameters(torch.nn.Linear(1, 1)))) == 2
+    assert float(norms._rms_norm(Y0)) == float(norms._mixed_norm((Y0, 0 * Y0))) == pytest.approx(math.sqrt(2.5))
 
 
 def test_nothing_is_warned_of_without_a_reason() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import weakref
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.autograd import gradgradcheck
 
 from odekit import Status, solve
 from odekit.errors import GradientError
+from odekit.solving import solver_named
 
 OWN_BACKWARD = ["checkpointed", "adjoint", "interpolated"]
 JIT_WARNING = "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
@@ -118,13 +120,57 @@ def test_third_derivatives_are_an_error(gradient: str) -> None:
         second.sum().backward()
 
 
-@pytest.mark.parametrize("gradient", ["direct", *OWN_BACKWARD])
-def test_second_derivatives_of_implicit_steps_are_an_error(gradient: str) -> None:
+@pytest.mark.parametrize("order", [1, 2])
+def test_one_derivative_more_of_implicit_steps_than_they_are_made_for_is_an_error(order: int) -> None:
     y0, weight = seeded(3, 2).requires_grad_(), seeded(2, 2, seed=1).requires_grad_()
-    y1 = solve(curved, y0, [0.0, 1.0], args=(weight,), gradient=gradient, solver="kvaerno3").y1
-    (grad,) = torch.autograd.grad(y1.square().sum(), y0, create_graph=True)
-    with pytest.raises(GradientError, match="second derivatives"):
-        grad.square().sum().backward()
+    solver = solver_named("kvaerno3").differentiable(order)
+    derivative = solve(curved, y0, [0.0, 0.2], args=(weight,), solver=solver, step_size=0.1).y1
+    for _ in range(order):
+        (derivative,) = torch.autograd.grad(derivative.square().sum(), y0, create_graph=True)
+    with pytest.raises(GradientError, match=r"newton=Newton\(derivatives=2\)"):
+        derivative.sum().backward()
+
+
+def _implicit(solver: str, gradient: str, batch: str) -> Any:
+    slow = (solver, gradient, batch) not in {("kvaerno3", "direct", "rows"), ("radau5", "checkpointed", "shared")}
+    return pytest.param(solver, gradient, batch, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize(
+    ("solver", "gradient", "batch"),
+    [
+        _implicit(*each)
+        for each in itertools.product(
+            ["kvaerno3", "radau5", "rodas5p", "bdf"], ["direct", "checkpointed", "adjoint"], ["shared", "rows"]
+        )
+    ],
+)
+def test_second_derivatives_through_implicit_steps(solver: str, gradient: str, batch: str) -> None:
+    """Of the computed numbers: with respect to the start, the times and the weight, by finite differences."""
+    made = solver_named(solver)
+    made = made.differentiable(2) if gradient == "direct" else made
+    exact = gradient != "adjoint"
+    steps = {"step_size": 0.25} if exact else {"rtol": 1e-8, "atol": 1e-9}
+
+    def outputs(y0: Tensor, weight: Tensor, t: Tensor) -> Tensor:
+        return solve(curved, y0, t, args=(weight,), solver=made, gradient=gradient, batch=batch, **steps).ys
+
+    t = torch.tensor([0.0, 0.2, 0.5], dtype=DOUBLE, requires_grad=True)
+    inputs = (0.5 * seeded(1, 2)).requires_grad_(), seeded(2, 2, seed=1).requires_grad_(), t
+    tolerance = {"rtol": 1e-5, "atol": 1e-7} if exact else {"rtol": 1e-3, "atol": 1e-4}
+    assert gradgradcheck(outputs, inputs, **tolerance)
+
+
+def test_a_gradient_penalty_through_implicit_steps_keeps_the_first_derivative() -> None:
+    """A solver that is made for two derivatives has the first one of the usual solver."""
+    found = []
+    for order in (1, 2):
+        y0, weight = seeded(3, 2).requires_grad_(), seeded(2, 2, seed=1).requires_grad_()
+        solver = solver_named("radau5").differentiable(order)
+        y1 = solve(curved, y0, [0.0, 0.5], args=(weight,), solver=solver, step_size=0.25).y1
+        found.append((y1.detach(), *torch.autograd.grad(y1.square().sum(), [y0, weight])))
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("gradient", OWN_BACKWARD)

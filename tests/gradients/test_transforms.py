@@ -14,6 +14,7 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stac
 import odekit
 from odekit.core import lanes
 from odekit.errors import GradientError, InputError, SolveError
+from odekit.solving import solver_named
 
 TURN = torch.tensor([[-0.3, 1.0], [-1.0, -0.2]], dtype=DOUBLE)
 START = torch.tensor([1.0, 0.5], dtype=DOUBLE)
@@ -77,14 +78,19 @@ def test_second_derivatives_are_those_of_the_matrix_exponential(options):
 
 
 def test_second_derivatives_of_implicit_steps_are_refused_inside_and_outside_of_lanes():
-    with pytest.raises(GradientError, match="second derivatives need an explicit solver"):
+    with pytest.raises(GradientError, match="cannot be differentiated again"):
         hessian(lambda y: loss(y, RATE, **STIFF))(START)
 
     def total(starts: Tensor) -> Tensor:
         return vmap(lambda y: loss(y, RATE, **STIFF))(starts).sum()
 
-    with pytest.raises(GradientError, match="second derivatives need an explicit solver"):
+    with pytest.raises(GradientError, match="cannot be differentiated again"):
         grad(lambda starts: grad(total)(starts).sum())(STARTS)
+
+
+def test_second_derivatives_of_implicit_steps_that_are_made_for_them():
+    options = {**STIFF, "solver": solver_named(STIFF["solver"]).differentiable(2)}
+    close(hessian(lambda y: loss(y, RATE, **options))(START), hessian(lambda y: exact_loss(y, RATE))(START), 1e-5)
 
 
 @pytest.mark.parametrize("options", [*OPTIONS, STIFF], ids=lambda o: o["solver"])

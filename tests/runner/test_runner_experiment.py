@@ -16,6 +16,7 @@ import runner_stubs
 import torch
 from safetensors.torch import load_file
 
+from odekit.core.solution import Stats
 from odekit.errors import DataError, InputError, OptionError, RunError, SolveError
 from odekit.runner import Choice, Evaluate, Optimizer, Result, Spec, Train, experiment, resume, run, toml
 from odekit.runner.progress import Display
@@ -82,6 +83,25 @@ def test_a_run_leaves_everything_in_its_folder(tmp_path: Path) -> None:
     for expected in ("odekit run x", "the stub's caveat", "stubs 1.2", torch.__version__, "7.0 forward, 5.0 backward"):
         assert expected in report
     assert f"{100 * result.test['error']:.2f} %" in report
+
+
+def test_a_gradient_method_that_a_rule_picked_is_told_and_kept(tmp_path: Path, monkeypatch) -> None:
+    """Each once, with its first reason, which a resumed run keeps."""
+    reasons = iter(["small", "still small", "large"])
+
+    def solve_stats(model: runner_stubs.Restless) -> list[Stats]:
+        why = next(reasons, "large again") if model.training else ""
+        return [Stats(gradient="direct" if "small" in why else "checkpointed", why=why)]
+
+    monkeypatch.setattr(runner_stubs.Restless, "solve_stats", solve_stats)
+    display = Recorder()
+    result = run(restless(), tmp_path / "run", display=display)
+    told = ["gradient: direct, small", "gradient: checkpointed, large"]
+    assert [note for note in display.notes if note.startswith("gradient")] == told
+    assert result.picked == {"direct": "small", "checkpointed": "large"}
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["picked"] == result.picked
+    assert "| gradient, picked | checkpointed: large |" in (tmp_path / "run" / "report.md").read_text()
+    assert resume(tmp_path / "run").picked == result.picked
 
 
 def test_the_resolved_spec_runs_again_to_the_same_bits(tmp_path: Path) -> None:

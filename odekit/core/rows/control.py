@@ -91,11 +91,11 @@ def pid_judge(
     carry: History,
 ) -> RowVerdict:
     """Judge the steps of all rows by their errors, which are read from the device at once."""
-    if step.error is None or solver.error_order is None:
-        raise OptionError(f"solver {solver.name!r} gave no error estimate, so its steps cannot adapt")
-    k, size = solver.error_order + 1, np.abs(t1 - t0)
     with torch.no_grad():
-        error = on_host(tolerance.ratio(step.error, step.y0, step.y1))
+        ratio = tolerance.scaled(step)
+    if ratio is None or solver.error_order is None:
+        raise OptionError(f"solver {solver.name!r} gave no error estimate, so its steps cannot adapt")
+    k, size, error = solver.error_order + 1, np.abs(t1 - t0), on_host(ratio)
     statuses = _statuses(step, len(t0))
     failed = ~_ok(statuses, step)
     broken = ~np.isfinite(error) & ~failed

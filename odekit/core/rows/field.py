@@ -15,6 +15,7 @@ from torch import Tensor
 
 from odekit.core.expansion import Expanded, expand
 from odekit.core.field import Count, Field
+from odekit.core.graph_field import Inlined
 from odekit.core.jacobian import Linearised
 from odekit.core.linear import Linear
 from odekit.core.rows.selection import Selection, pick
@@ -252,6 +253,18 @@ class RowField:
             return self.times((value,))[0]
         t = value.to(low.device, low.dtype).expand(wide)
         return t + (torch.minimum(torch.maximum(t, low), high) - t).detach()
+
+    def inlined(self) -> Inlined | None:
+        """What becomes part of a compiled graph; None where f has to be called on rows that take no part."""
+        if not (self.whole or self.field is not self.dynamics.base):
+            return None
+        found = self.field.inlined()
+        if found is None:
+            return None
+        return attrs.evolve(found, column=self.dynamics.known.column, bounds=self.bounds, count=self._counted)
+
+    def _counted(self, calls: int) -> None:
+        self.dynamics.count.nfe += calls
 
     def linearised(self, t: Time, y: Tensor, linear: Linear) -> Linearised:
         """∂f/∂y there, detached: a block a row, or products, for rows do not interact."""

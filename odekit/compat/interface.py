@@ -1,8 +1,4 @@
-"""torchdiffeq's interface on odekit's solvers: ``import odekit.compat.torchdiffeq as torchdiffeq``.
-
-The same functions, arguments, method names, options, callbacks and result shapes. What differs, and why, is in
-docs/torchdiffeq.md.
-"""
+"""torchdiffeq's four functions and its table of methods, which ``odekit.compat.torchdiffeq`` exports."""
 
 from __future__ import annotations
 

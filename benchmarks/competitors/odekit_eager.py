@@ -1,0 +1,50 @@
+"""odekit as it comes."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor
+
+import odekit
+from benchmarks.competitors import Unfit
+from benchmarks.competitors.in_torch import MakeSolve, preparing
+from benchmarks.workloads.work import Solve, Work
+
+STIFF = "rodas5p"
+
+
+def options(work: Work) -> dict[str, Any]:
+    """Those of :func:`odekit.solve` that the work asks for."""
+    chosen: dict[str, Any] = {
+        "solver": STIFF if work.solver == "stiff" else work.solver,
+        "gradient": work.gradient or "direct",
+        "batch": "rows" if work.rows else "shared",
+        "args": work.args,
+        "dense": False,
+    }
+    if work.steps is None:
+        return {**chosen, "rtol": work.rtol, "atol": work.atol}
+    return {**chosen, "step_size": work.step_size}
+
+
+def solving(**extra: Any) -> MakeSolve:
+    """How odekit solves a work, with further options."""
+
+    def make(work: Work) -> Solve:
+        for name in extra:
+            if name not in inspect.signature(odekit.solve).parameters:
+                raise Unfit(f"this odekit has no {name}= yet")
+        chosen = {**options(work), **extra}
+
+        def solve(y0: Tensor) -> Tensor:
+            ys: Tensor = odekit.solve(work.f, y0, work.t, **chosen).ys
+            return ys.transpose(0, 1) if work.t.ndim == 2 else ys
+
+        return solve
+
+    return make
+
+
+prepare = preparing(solving(), "odekit")

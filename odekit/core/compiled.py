@@ -1,0 +1,278 @@
+"""A solver whose steps are one graph each, made by ``torch.compile``: the stages and the scaled error."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import types
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any, cast
+
+import attrs
+import numpy as np
+import optree
+import torch
+import torch._dynamo
+import torch._functorch.config
+from torch import Tensor, nn
+
+from odekit.core import lanes
+from odekit.core.graph_field import GraphField, Inlined
+from odekit.core.protocols import ODESolver, Step, VectorField
+from odekit.core.times import RowTimes, Time
+from odekit.core.tolerance import Norm, Tolerance
+from odekit.errors import CompileWarning
+
+
+@attrs.frozen(eq=False)
+class CompiledStep(ODESolver):
+    """Another solver, whose steps run as one compiled graph each.
+
+    The graph has the stages and the scaled error in it. It is made once for a vector field, a solver, the dtypes and
+    the number of axes; tolerances, times and arguments are its inputs, and so is the length of the first axis. The
+    first step of a kind is taken without it, to find out how often it calls f. The numbers are those of the solver to
+    rounding.
+
+    Where no graph can be made of a step there is one :class:`~odekit.errors.CompileWarning`, which says why, and the
+    steps are taken as if there were no compiler.
+
+    Attributes:
+        solver: the method.
+        backend: what ``torch.compile`` makes of the graph.
+        tolerance: of the solve that it is prepared for.
+    """
+
+    solver: ODESolver
+    backend: str = "inductor"
+    tolerance: Tolerance | None = None
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self.solver.name
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        return self.solver.order
+
+    @property
+    def error_order(self) -> int | None:  # type: ignore[override]
+        return self.solver.error_order
+
+    @property
+    def dense_order(self) -> int:  # type: ignore[override]
+        return self.solver.dense_order
+
+    @property
+    def implicit(self) -> bool:  # type: ignore[override]
+        return self.solver.implicit
+
+    @property
+    def structure(self) -> str:  # type: ignore[override]
+        return self.solver.structure
+
+    @property
+    def memoryless(self) -> bool:  # type: ignore[override]
+        return self.solver.memoryless
+
+    @property
+    def rowwise(self) -> bool:  # type: ignore[override]
+        return self.solver.rowwise
+
+    def prepared(self, tolerance: Tolerance) -> ODESolver:
+        return attrs.evolve(self, solver=self.solver.prepared(tolerance), tolerance=tolerance)
+
+    def init(self, f: VectorField, t0: Time, y0: Tensor, f0: Tensor | None = None) -> Any:
+        return self.solver.init(f, t0, y0, f0)
+
+    def step(self, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Step:
+        return self._taken("step", f, t0, t1, y0, carry)
+
+    def advance(self, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Step:
+        return self._taken("advance", f, t0, t1, y0, carry)
+
+    def densify(self, f: VectorField, step: Step) -> Step:
+        if step.dense is None:
+            step = self.solver.step(f, step.t0, step.t1, step.y0, None)
+        return self.solver.densify(f, step)
+
+    def interpolate(self, step: Step, theta: Time) -> Tensor:
+        return self.solver.interpolate(step, theta)
+
+    def derivative(self, step: Step, theta: Time) -> Tensor:
+        return self.solver.derivative(step, theta)
+
+    def _taken(self, take: str, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Step:
+        inlined = None if lanes.transformed() else _inlined(f)
+        if inlined is None or isinstance(t0, Tensor) or isinstance(t1, Tensor):
+            step: Step = getattr(self.solver, take)(f, t0, t1, y0, carry)
+            return step
+        recorded = torch.is_grad_enabled() and (y0.requires_grad or self.memoryless)
+        graph = _graph_of(inlined.owner, self.solver, self.backend, take, carry is None, recorded, y0)
+        if graph.calls is None or graph.broken:
+            before = f.nfe  # type: ignore[attr-defined]
+            step = getattr(self.solver, take)(f, t0, t1, y0, carry)
+            graph.calls = f.nfe - before  # type: ignore[attr-defined]
+            return step
+        found = graph.run(self._arguments(take, inlined, t0, t1, y0, carry, not (recorded and self.memoryless)))
+        if found is None:
+            return self._taken(take, f, t0, t1, y0, carry)
+        inlined.count(graph.calls)
+        y1, ratio, handed_on, dense = found
+        return Step(t0, t1, y0, y1, None, handed_on, dense, ratio=ratio)
+
+    def _arguments(
+        self, take: str, inlined: Inlined, t0: Any, t1: Any, y0: Tensor, carry: Any, dense: bool
+    ) -> tuple[Any, ...]:
+        tolerance = self.tolerance
+        judged: tuple[Any, ...] = (None, None, None)
+        if take == "step" and tolerance is not None:
+            judged = tolerance.norm, _like(tolerance.rtol, y0), _like(tolerance.atol, y0)
+        return (
+            self.solver, take, inlined.call, inlined.args, inlined.layout, inlined.column,
+            _clock(t0, t1, *inlined.bounds, y0), y0, carry, dense, *judged,
+        )  # fmt: skip
+
+
+def _stepped(
+    solver: ODESolver,
+    take: str,
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    layout: Any,
+    column: tuple[int, ...] | None,
+    clock: Tensor,
+    y0: Tensor,
+    carry: Any,
+    dense: bool,
+    norm: Norm | None,
+    rtol: Tensor | None,
+    atol: Tensor | None,
+) -> tuple[Tensor, Tensor | None, Any, Any]:
+    """What becomes a graph: the state, the scaled error, what is handed on, and what dense output needs if wanted."""
+    t0, t1, low, high = clock.unbind()
+    field = GraphField(call, args, layout, column, low, high, y0.real.dtype)
+    step = getattr(solver, take)(field, t0, t1, y0, carry)
+    ratio = None
+    if norm is not None and rtol is not None and atol is not None and step.error is not None:
+        with torch.no_grad():
+            ratio = norm(step.error / (atol + rtol * torch.maximum(y0.abs(), step.y1.abs())))
+    return step.y1, ratio, step.carry, step.dense if dense else None
+
+
+def _clock(t0: Any, t1: Any, low: Any, high: Any, y: Tensor) -> Tensor:
+    """The ends of the step and of the span in float64, ``[4]`` or ``[4, B, 1, ..., 1]``."""
+    if not isinstance(t0, RowTimes):
+        return torch.from_numpy(np.array([t0, t1, low, high])).to(y.device)
+    columns = np.stack([t0.values, t1.values, low, high])
+    return torch.from_numpy(columns).to(y.device).reshape(*columns.shape, *(1,) * (y.ndim - 1))
+
+
+def _like(x: float | Tensor, y: Tensor) -> Tensor:
+    return x if isinstance(x, Tensor) else _number(x, y.real.dtype, y.device)
+
+
+@functools.lru_cache(maxsize=64)
+def _number(x: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.full((), x, dtype=dtype, device=device)
+
+
+def _inlined(f: VectorField) -> Inlined | None:
+    hand_over = getattr(f, "inlined", None)
+    return None if hand_over is None else hand_over()
+
+
+class _Graph:
+    """A compiled step of one kind.
+
+    Attributes:
+        recorded: whether there will be gradients.
+        calls: how often it calls f; None before that is known.
+        broken: whether it could not be made.
+        seen: whether it has run.
+        derives: whether f takes derivatives by autograd.
+    """
+
+    def __init__(self, name: str, backend: str, recorded: bool) -> None:
+        self.name, self.recorded = name, recorded
+        self.calls: int | None = None
+        self.broken = False
+        self.seen = False
+        self.derives = False
+        code = _stepped.__code__.replace()  # PyTorch keeps what it compiled, and limits its number, by code object
+        if recorded:  # several backward passes may go through what one step keeps
+            torch._functorch.config.donated_buffer = False
+        own = types.FunctionType(code, _stepped.__globals__, _stepped.__name__)
+        self._compiled = torch.compile(own, fullgraph=True, backend=backend)
+
+    def run(self, arguments: tuple[Any, ...]) -> Any:
+        """What the graph gives; None if it cannot be made, of which the user is told."""
+        if not self.seen:
+            _let_grow(arguments)
+        try:
+            with contextlib.ExitStack() as around:
+                if self.recorded or not self.seen:  # PyTorch looks at the .grad of all inputs, and warns of that itself
+                    around.enter_context(warnings.catch_warnings())
+                    warnings.filterwarnings("ignore", "The .grad attribute")
+                if self.derives:
+                    around.enter_context(torch._dynamo.config.patch({_DERIVING: True}))
+                found = self._compiled(*arguments)
+            self.seen = True
+            return found
+        except Exception as error:
+            if not _by_the_compiler(error):
+                raise
+            if not self.derives and hasattr(torch._dynamo.config, _DERIVING) and _DERIVING in str(error):
+                self.derives = True
+                return self.run(arguments)
+            self.broken = True
+            warnings.warn(
+                f"the step of solver {self.name!r} on this f could not be compiled, and is taken without: "
+                f"{_first_line(error)}",
+                CompileWarning,
+                stacklevel=2,
+            )
+            return None
+
+
+def _let_grow(arguments: tuple[Any, ...]) -> None:
+    """Have the graph take any length of the first axis."""
+    for tensor in optree.tree_leaves(cast(Any, arguments), none_is_leaf=True):
+        if isinstance(tensor, Tensor) and tensor.ndim > 1 and tensor.shape[0] > 1:
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+
+
+_DERIVING = "trace_autograd_ops"
+"""PyTorch's setting that lets ``torch.autograd.grad`` inside of f become part of a graph, where it has that."""
+
+
+def _by_the_compiler(error: Exception) -> bool:
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "torch.fx"))
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:2]):.300}"
+
+
+_GRAPHS: weakref.WeakKeyDictionary[Any, dict[Any, _Graph]] = weakref.WeakKeyDictionary()
+"""Compiled steps, as long as the f lives that they were made for: an ``nn.Module``, or the code of a function."""
+
+
+def _graph_of(
+    f: Callable[..., Any], solver: ODESolver, backend: str, take: str, fresh: bool, recorded: bool, y0: Tensor
+) -> _Graph:  # fmt: skip
+    if isinstance(f, types.MethodType):
+        owner, kind = f.__self__, f.__func__
+    else:
+        owner, kind = f, None
+    if isinstance(owner, types.FunctionType):
+        owner = owner.__code__
+    elif not isinstance(owner, nn.Module):
+        owner = type(owner)
+    key = (kind, type(solver), solver.name, backend, take, fresh, recorded, y0.dtype, y0.ndim, y0.device)
+    graphs = _GRAPHS.setdefault(owner, {})
+    if key not in graphs:
+        graphs[key] = _Graph(solver.name, backend, recorded)
+    return graphs[key]

@@ -1,0 +1,68 @@
+"""A vector field as a compiled graph sees it: f itself, with neither counters nor checks of what it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from odekit.core.state import Layout
+from odekit.core.times import Time
+
+
+@attrs.frozen(eq=False)
+class Inlined:
+    """What a field hands over so that its calls can become part of a graph.
+
+    Attributes:
+        owner: the user's f.
+        call: ``call(t, y, *args)``.
+        args: its other arguments.
+        layout: how states are packed; None where they are single tensors.
+        column: the shape in which times by row are told is ``[B, *column]``; None for a time that all rows share.
+        bounds: the times beyond which f is not asked, as floats or arrays ``[B]``.
+        count: told how many calls of f a run of the graph was.
+    """
+
+    owner: Callable[..., Any]
+    call: Callable[..., Any]
+    args: tuple[Any, ...]
+    layout: Layout | None
+    column: tuple[int, ...] | None
+    bounds: tuple[Any, Any]
+    count: Callable[[int], None]
+
+
+class GraphField:
+    """The field within a graph: times are tensors in float64, clamped to ``low`` and ``high``."""
+
+    def __init__(
+        self,
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        layout: Layout | None,
+        column: tuple[int, ...] | None,
+        low: Tensor,
+        high: Tensor,
+        dtype: torch.dtype,
+    ) -> None:
+        self.call, self.args, self.layout, self.column = call, args, layout, column
+        self.low, self.high, self.dtype = low, high, dtype
+
+    def __call__(self, t: Time, y: Tensor) -> Tensor:
+        t = self.times((t,))[0]
+        if self.column is not None:
+            t = t.reshape(y.shape[0], *self.column)
+        if self.layout is None:
+            dy: Tensor = self.call(t, y, *self.args)
+        else:
+            dy = self.layout.pack(self.call(t, self.layout.unpack(y), *self.args), "what f returned")
+        return dy
+
+    def times(self, values: Sequence[Time]) -> Sequence[Tensor]:
+        """The times in the dtype of f's, none of them beyond the bounds."""
+        inside = (torch.minimum(torch.maximum(torch.as_tensor(t), self.low), self.high) for t in values)
+        return [t.to(self.dtype) for t in inside]
