@@ -22,7 +22,7 @@ _STATE = 16 * 8 * 8
 """Bytes of one state."""
 _STAGES = 4
 """Of rk4, with which memory is measured."""
-_COUNTS = (16, 32, 64)
+_COUNTS = (80, 240)
 
 
 @attrs.frozen
