@@ -52,6 +52,7 @@ class Symplectic(Checkpointed):
 
     name = "symplectic"
     exact = True
+    twice = True
     memory = "steps (or budget) × state + stages × state + activations of one f"
 
     def solve(self, problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:
