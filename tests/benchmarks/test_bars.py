@@ -25,6 +25,7 @@ def test_seven_digits_of_every_nonstiff_problem(problem: Problem) -> None:
     assert bar.passed, bar.line()
 
 
+@pytest.mark.slow
 def test_careful_steps_give_the_seven_digits_that_default_ones_miss() -> None:
     problem = DETEST["D5"]
     assert ours(problem, "dopri8", 1e-8).digits < 7
@@ -33,6 +34,7 @@ def test_careful_steps_give_the_seven_digits_that_default_ones_miss() -> None:
     assert bar.best.digits >= 7
 
 
+@pytest.mark.slow
 def test_solvers_that_cannot_do_it_do_not_pass() -> None:
     """Third order does not get to seven digits within the allowed calls of f."""
     bar = nonstiff_bar(DETEST["B5"], ["bosh3"], [])
@@ -42,6 +44,7 @@ def test_solvers_that_cannot_do_it_do_not_pass() -> None:
     assert not stiff_bar(STIFF["hires"], ["trapezoid"]).passed
 
 
+@pytest.mark.slow
 def test_cautious_solvers_take_part_where_no_explicit_one_passes() -> None:
     assert cautious_solvers() == ["gauss4", "gauss6"]
     assert nonstiff_bar(DETEST["B2"], ["vern7"], ["gauss6"]).solver.startswith("vern7")

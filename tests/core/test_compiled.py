@@ -53,8 +53,14 @@ def network() -> Field:
     return Field()
 
 
-@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
-@pytest.mark.parametrize("batch", SPANS)
+WAYS = [
+    pytest.param(gradient, batch, marks=[] if (gradient, batch) == ("checkpointed", "shared") else pytest.mark.slow)
+    for gradient in ("direct", "checkpointed", "adjoint")
+    for batch in SPANS
+]
+
+
+@pytest.mark.parametrize(("gradient", "batch"), WAYS)
 def test_numbers_and_gradients_are_those_of_the_solver(network: Field, gradient: str, batch: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -66,6 +72,7 @@ def test_numbers_and_gradients_are_those_of_the_solver(network: Field, gradient:
     assert torch.equal(torch.as_tensor(ours.stats.steps), torch.as_tensor(theirs.stats.steps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["reversible", "symplectic", "interpolated"])
 def test_methods_that_look_into_steps_have_them_as_they_are(network: Field, gradient: str) -> None:
     ours, ours_grad = solved(network, traced("dopri5"), gradient=gradient)
