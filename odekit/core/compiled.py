@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import math
 import types
 import warnings
 import weakref
@@ -18,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from odekit.core import lanes
+from odekit.core.chunk import Chunk
 from odekit.core.graph_field import GraphField, Inlined
 from odekit.core.protocols import ODESolver, Step, VectorField
 from odekit.core.times import RowTimes, Time
-from odekit.core.tolerance import Norm, Tolerance
+from odekit.core.tolerance import Norm, Tolerance, rms
 from odekit.errors import CompileWarning
 
 
@@ -31,8 +33,8 @@ class CompiledStep(ODESolver):
 
     The graph has the stages and the scaled error in it. It is made once for a vector field, a solver, the dtypes and
     the number of axes; tolerances, times and arguments are its inputs, and so is the length of the first axis. The
-    first step of a kind is taken without it, to find out how often it calls f. The numbers are those of the solver to
-    rounding.
+    first two steps of a kind are taken without it too, to find out how often it calls f, and to see that the compiler
+    got it right. The numbers are those of the solver to rounding.
 
     Where no graph can be made of a step there is one :class:`~odekit.errors.CompileWarning`, which says why, and the
     steps are taken as if there were no compiler.
@@ -119,6 +121,10 @@ class CompiledStep(ODESolver):
             return self._taken(take, f, t0, t1, y0, carry)
         inlined.count(graph.calls)
         y1, ratio, handed_on, dense = found
+        if not graph.checked:
+            step = getattr(self.solver, take)(f, t0, t1, y0, carry)
+            if not graph.check(y1, step.y1):
+                return step
         return Step(t0, t1, y0, y1, None, handed_on, dense, ratio=ratio)
 
     def _arguments(
@@ -132,11 +138,6 @@ class CompiledStep(ODESolver):
             self.solver, take, inlined.call, inlined.args, inlined.layout, inlined.column,
             _clock(t0, t1, *inlined.bounds, y0), y0, carry, dense, *judged,
         )  # fmt: skip
-
-
-def uncompiled(solver: ODESolver) -> ODESolver:
-    """The solver itself, for somebody who has to look into its steps."""
-    return solver.solver if isinstance(solver, CompiledStep) else solver
 
 
 def _stepped(
@@ -195,6 +196,7 @@ class _Graph:
         calls: how often it calls f; None before that is known.
         broken: whether it could not be made.
         seen: whether it has run.
+        checked: whether a state that it gave has been compared.
         derives: whether f takes derivatives by autograd.
     """
 
@@ -202,13 +204,23 @@ class _Graph:
         self.name, self.recorded = name, recorded
         self.calls: int | None = None
         self.broken = False
-        self.seen = False
+        self.seen = self.checked = False
         self.derives = False
         code = _stepped.__code__.replace()  # PyTorch keeps what it compiled, and limits its number, by code object
         if recorded:  # several backward passes may go through what one step keeps
             setattr(importlib.import_module("torch._functorch.config"), "donated_buffer", False)  # noqa: B010
         own = types.FunctionType(code, _stepped.__globals__, _stepped.__name__)
         self._compiled = torch.compile(own, fullgraph=True, backend=backend)
+
+    def check(self, found: Tensor, expected: Tensor) -> bool:
+        """Whether the first state that the graph gave is the right one, to half of its digits; else it is given up."""
+        self.checked = True
+        found, expected = found.detach(), expected.detach()
+        allowed = math.sqrt(torch.finfo(expected.dtype).eps) * (expected.abs() + rms(expected))
+        if bool(((found - expected).abs() <= allowed).all()) or not bool(expected.isfinite().all()):
+            return True
+        self._give_up("compiled, it gives other numbers")
+        return False
 
     def run(self, arguments: tuple[Any, ...]) -> Any:
         """What the graph gives; None if it cannot be made, of which the user is told."""
@@ -230,14 +242,16 @@ class _Graph:
             if not self.derives and hasattr(torch._dynamo.config, _DERIVING) and _DERIVING in str(error):
                 self.derives = True
                 return self.run(arguments)
-            self.broken = True
-            warnings.warn(
-                f"the step of solver {self.name!r} on this f could not be compiled, and is taken without: "
-                f"{_first_line(error)}",
-                CompileWarning,
-                stacklevel=2,
-            )
+            self._give_up(_first_line(error))
             return None
+
+    def _give_up(self, why: str) -> None:
+        self.broken = True
+        warnings.warn(
+            f"the step of solver {self.name!r} on this f could not be compiled, and is taken without: {why}",
+            CompileWarning,
+            stacklevel=3,
+        )
 
 
 def _let_grow(arguments: tuple[Any, ...]) -> None:
@@ -275,7 +289,8 @@ def _graph_of(
         owner = owner.__code__
     elif not isinstance(owner, nn.Module):
         owner = type(owner)
-    key = (kind, type(solver), solver.name, backend, take, fresh, recorded, y0.dtype, y0.ndim, y0.device)
+    length = solver.count if isinstance(solver, Chunk) else 1
+    key = (kind, type(solver), solver.name, length, backend, take, fresh, recorded, y0.dtype, y0.ndim, y0.device)
     graphs = _GRAPHS.setdefault(owner, {})
     if key not in graphs:
         graphs[key] = _Graph(solver.name, backend, recorded)

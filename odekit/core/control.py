@@ -65,9 +65,12 @@ class FixedStep(StepControl):
         if math.isinf(t1):
             grid = _Grid(t0, t0 + math.copysign(self.step_size, t1 - t0), 1)
         else:
-            count = max(1, math.ceil(min(abs(t1 - t0) / self.step_size, sys.maxsize) - 1e-3))
-            grid = _Grid(t0, t1, count)
+            grid = _Grid(t0, t1, self.count(t0, t1))
         return Proposal(grid.time(1), (grid, 1), f0)
+
+    def count(self, t0: float, t1: float) -> int:
+        """How many steps there are in a finite span."""
+        return max(1, math.ceil(min(abs(t1 - t0) / self.step_size, sys.maxsize) - 1e-3))
 
     def judge(self, step: Step, t0: float, t1: float, solver: ODESolver, tolerance: Tolerance, carry: Any) -> Verdict:
         if not step.status.ok:

@@ -357,6 +357,7 @@ class GradientMethod(ABC):
         twice: whether the gradient can be differentiated once more; None if that is not declared. What cannot be
             differentiated raises GradientError.
         steady: whether it is for steady states alone: the state at the end is taken to be at rest.
+        dissects: whether it takes the steps of a solver apart, which can then not be compiled.
     """
 
     name: ClassVar[str]
@@ -364,6 +365,7 @@ class GradientMethod(ABC):
     memory: ClassVar[str]
     twice: ClassVar[bool | None] = None
     steady: ClassVar[bool] = False
+    dissects: ClassVar[bool] = False
 
     def prepared(self, solver_named: Callable[[str], ODESolver]) -> GradientMethod:
         """This method with the names among its settings resolved; itself if there are none."""

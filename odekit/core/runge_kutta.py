@@ -220,7 +220,7 @@ def combine(y: Tensor, dt: Time, weights: Sequence[float], ks: Sequence[Tensor])
     if total is None:
         return y
     if isinstance(dt, float):
-        return torch.add(y, total, alpha=dt * factor)
+        return plus(y, total, dt * factor)
     return y + coefficient(dt, y) * factor * total
 
 
@@ -229,8 +229,16 @@ def weighted(weights: Sequence[float], ks: Sequence[Tensor]) -> Tensor | None:
     total: Tensor | None = None
     for weight, k in zip(weights, ks, strict=False):
         if weight:
-            total = k * weight if total is None else torch.add(total, k, alpha=weight)
+            total = k * weight if total is None else plus(total, k, weight)
     return total
+
+
+def plus(y: Tensor, k: Tensor, weight: float) -> Tensor:
+    """``y + weight k``, in one operation.
+
+    Not in a graph: there a product of matrices as ``k`` lost its weight, as compiled by PyTorch 2.13.
+    """
+    return y + weight * k if torch.compiler.is_compiling() else torch.add(y, k, alpha=weight)
 
 
 def _sum(weights: Sequence[float], ks: Sequence[Tensor]) -> tuple[Tensor | None, float]:
@@ -248,7 +256,7 @@ def _sum(weights: Sequence[float], ks: Sequence[Tensor]) -> tuple[Tensor | None,
     total = ks[place]
     for i, weight in enumerate(weights):
         if weight and i != place:
-            total = torch.add(total, ks[i], alpha=weight / factor)
+            total = plus(total, ks[i], weight / factor)
     return total, factor
 
 

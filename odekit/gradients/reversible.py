@@ -11,7 +11,6 @@ import attrs
 import torch
 from torch import Tensor
 
-from odekit.core.compiled import uncompiled
 from odekit.core.integrate import Accepted, Passage, around
 from odekit.core.problem import Problem
 from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl
@@ -63,6 +62,7 @@ class Reversal(GradientMethod):
 
     name = "reversible"
     exact = True
+    dissects = True
     memory = "output times × state + one step's activations"
 
     def solve(self, problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:
@@ -79,7 +79,6 @@ class Reversal(GradientMethod):
         return Direct().solve_rows(problem, self._reversible(solver), control)
 
     def _reversible(self, solver: ODESolver) -> ReversibleSolver:
-        solver = uncompiled(solver)
         if isinstance(solver, ReversibleSolver):
             return solver
         if isinstance(solver, ExplicitRungeKutta):

@@ -10,8 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import odekit
+from odekit.core.callbacks import Callbacks
+from odekit.core.chunk import chunked
 from odekit.core.compiled import CompiledStep
+from odekit.core.control import FixedStep
+from odekit.core.problem import pose
 from odekit.errors import CompileWarning, InputError
+from odekit.gradients import Direct
 from odekit.solving import solver_named
 
 DOUBLE = torch.float64
@@ -72,11 +77,10 @@ def test_numbers_and_gradients_are_those_of_the_solver(network: Field, gradient:
     assert torch.equal(torch.as_tensor(ours.stats.steps), torch.as_tensor(theirs.stats.steps))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("gradient", ["reversible", "symplectic", "interpolated"])
-def test_methods_that_look_into_steps_have_them_as_they_are(network: Field, gradient: str) -> None:
-    ours, ours_grad = solved(network, traced("dopri5"), gradient=gradient)
-    theirs, theirs_grad = solved(network, "dopri5", gradient=gradient)
+@pytest.mark.parametrize("gradient", ["reversible", "symplectic"])
+def test_methods_that_take_steps_apart_have_them_as_they_are(network: Field, gradient: str) -> None:
+    ours, ours_grad = solved(network, "rk4", gradient=gradient, step_size=0.1, compile="solve")
+    theirs, theirs_grad = solved(network, "rk4", gradient=gradient, step_size=0.1)
     torch.testing.assert_close(ours.ys, theirs.ys, rtol=1e-12, atol=1e-12)
     for a, b in zip(ours_grad, theirs_grad, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
@@ -103,9 +107,45 @@ def test_calls_of_f_are_counted() -> None:
     f = Field()
     y0 = torch.ones(3, 2, dtype=DOUBLE)
     with torch.no_grad():
+        first = odekit.solve(f, y0, [0.0, 1.0], solver=traced("rk4"), step_size=0.1)
         ours = odekit.solve(f, y0, [0.0, 1.0], solver=traced("rk4"), step_size=0.1)
         theirs = odekit.solve(f, y0, [0.0, 1.0], solver="rk4", step_size=0.1)
     assert ours.stats.nfe == theirs.stats.nfe == 40
+    assert first.stats.nfe == 44  # the first step that is compiled is compared with one that is not
+
+
+def test_a_compiler_that_gets_it_wrong_is_found_out() -> None:
+    def wrong(graph: Any, inputs: Any) -> Any:
+        """A backend whose sums forget their last term, a little."""
+
+        def run(*given: Any) -> Any:
+            found = graph(*given)
+            return tuple(x * (1 + 1e-3) if isinstance(x, Tensor) and x.ndim == 2 else x for x in found)
+
+        return run
+
+    y0, solver = torch.ones(3, 2, dtype=DOUBLE), CompiledStep(solver_named("rk4"), wrong)  # type: ignore[arg-type]
+    with pytest.warns(CompileWarning, match="other numbers"):
+        ours = odekit.solve(lambda t, y: -y, y0, [0.0, 1.0], solver=solver, step_size=0.1)
+    theirs = odekit.solve(lambda t, y: -y, y0, [0.0, 1.0], solver="rk4", step_size=0.1)
+    assert torch.equal(ours.ys, theirs.ys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rk4", "dopri5"])
+def test_products_of_matrices_keep_their_weights(name: str) -> None:
+    """Sums with a factor on a product of matrices are what PyTorch 2.13 compiled wrongly."""
+    matrix = torch.tensor([[-0.1, 2.0], [-2.0, -0.1]])
+
+    def f(t: Tensor, y: Tensor) -> Tensor:
+        return y @ matrix.T
+
+    y0 = torch.randn(256, 2, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        ours = odekit.solve(f, y0, [0.0, 1.0], solver=name, step_size=1 / 64, compile="solve")
+    theirs = odekit.solve(f, y0, [0.0, 1.0], solver=name, step_size=1 / 64)
+    torch.testing.assert_close(ours.ys, theirs.ys, rtol=1e-5, atol=1e-5)
 
 
 def test_a_time_at_an_end_is_not_rounded_beyond_it() -> None:
@@ -150,6 +190,59 @@ def test_errors_of_f_are_its_own() -> None:
 
     with pytest.raises(RuntimeError, match="no such thing"):
         odekit.solve(f, torch.ones(2), [0.0, 1.0], solver=traced("rk4"), step_size=0.1)
+
+
+CHUNKS: dict[str, dict[str, Any]] = {
+    "ends": {},
+    "outputs inside": {"t": [0.0, 0.23, 0.61, 1.0]},
+    "backwards": {"t": [1.0, 0.0]},
+    "a prime number of steps": {"step_size": 1 / 31},
+}
+
+
+@pytest.mark.parametrize("case", CHUNKS)
+@pytest.mark.parametrize("name", ["rk4", "alf"])
+def test_fixed_steps_in_chunks_are_the_same_steps(case: str, name: str) -> None:
+    options = {"t": [0.0, 1.0], "step_size": 1 / 48, **CHUNKS[case]}
+    f, y0 = Field(), torch.ones(3, 2, dtype=DOUBLE)
+    problem = pose(f, y0, options["t"], args=(), rtol=None, atol=None, norm="rms", max_steps=100, adaptive=False)
+    control = FixedStep(options["step_size"])
+    problem, solver, control, length = chunked(problem, solver_named(name), control)  # type: ignore[assignment]
+    assert length == (1 if "prime" in case else 16)
+    assert problem.max_steps == (100 if "prime" in case else 7)
+    ours = Direct().solve(problem, solver, control)
+    theirs = odekit.solve(f, y0, solver=name, **options)
+    torch.testing.assert_close(ours.ys, theirs.ys, rtol=1e-13, atol=1e-13)
+    assert ours.stats.steps * length == theirs.stats.steps
+
+
+def test_what_is_done_at_the_end_of_a_step_keeps_steps_single() -> None:
+    def length(**options: Any) -> int:
+        t = options.pop("t", [0.0, 1.0])
+        problem = pose(
+            Field(), torch.ones(1, 2, dtype=DOUBLE), t, args=(), rtol=None, atol=None, norm="rms", max_steps=100,
+            adaptive=False, **options,
+        )  # fmt: skip
+        return chunked(problem, solver_named("rk4"), FixedStep(1 / 48))[3]
+
+    assert length() == 16
+    assert length(step_times=[0.5]) == 1
+    assert length(every_step=True) == 1
+    assert length(callbacks=Callbacks(reached=lambda t, y: None)) == 1
+    assert length(t=torch.linspace(0, 1, 20)) == 1
+    assert length(t=[0.0, 0.0]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed", "adjoint"])
+def test_a_compiled_solve_has_the_gradients_of_its_steps(gradient: str) -> None:
+    f = Field()
+    ours, ours_grad = solved(f, "rk4", t=[0.0, 1.0], gradient=gradient, step_size=1 / 8, compile="solve")
+    theirs, theirs_grad = solved(f, "rk4", t=[0.0, 1.0], gradient=gradient, step_size=1 / 8)
+    assert ours.stats.steps == theirs.stats.steps == ours.stats.accepted == 8
+    torch.testing.assert_close(ours.ys, theirs.ys, rtol=1e-12, atol=1e-12)
+    for a, b in zip(ours_grad, theirs_grad, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 def test_the_option_says_what_it_takes() -> None:
