@@ -221,7 +221,7 @@ def combine(y: Tensor, dt: Time, weights: Sequence[float], ks: Sequence[Tensor])
         return y
     if isinstance(dt, float):
         return torch.add(y, total, alpha=dt * factor)
-    return y + coefficient(dt, y) * factor * total
+    return torch.addcmul(y, total, coefficient(dt, y), value=factor)
 
 
 def weighted(weights: Sequence[float], ks: Sequence[Tensor]) -> Tensor | None:

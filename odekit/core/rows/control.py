@@ -6,7 +6,6 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import numpy as np
 import torch
 from torch import Tensor
@@ -95,33 +94,27 @@ def pid_judge(
         ratio = tolerance.scaled(step)
     if ratio is None or solver.error_order is None:
         raise OptionError(f"solver {solver.name!r} gave no error estimate, so its steps cannot adapt")
-    k, size, error = solver.error_order + 1, np.abs(t1 - t0), on_host(ratio)
+    k, ahead, error = solver.error_order + 1, t1 - t0, on_host(ratio)
+    size, direction = np.abs(ahead), np.copysign(1.0, ahead)
     statuses = _statuses(step, len(t0))
-    failed = ~_ok(statuses, step)
-    broken = ~np.isfinite(error) & ~failed
-    statuses[broken] = Status.NON_FINITE
-    accept = ~failed & ~broken & (error <= 1)
+    ok = _ok(statuses, step)
+    accept = ok & (error <= 1)
+    kept = np.maximum(error, 1e-10)
     with np.errstate(all="ignore"):
-        kept = np.maximum(error, 1e-10)
-        change = control.change(kept, size, carry, k)
-        growth = np.minimum(
-            np.maximum(control.safety * change, control.factor_min), np.where(carry.rejected, 1.0, control.factor_max)
-        )
-        grown = np.minimum(np.maximum(size * growth, control.dt_min), control.dt_max)
-        retry = np.maximum(control.factor_min, min(control.safety, 0.9) * error ** (-1 / k))
-        shrunk = size * np.where(failed, 0.25, np.where(broken, 0.1, retry))
-    direction = np.copysign(1.0, t1 - t0)
-    t_next = np.where(
-        accept, t1 + direction * grown, np.where(shrunk < control.dt_min, np.nan, t0 + direction * shrunk)
-    )
-    history = attrs.evolve(
-        carry,
-        last=np.where(accept, kept, carry.last),
-        before=np.where(accept, carry.last, carry.before),
-        rejected=~accept,
-        size=np.where(accept, size, carry.size),
-    )
-    return RowVerdict(accept, t_next, history, statuses)
+        change = control.safety * control.change(kept, size, carry, k)
+        ceiling = np.where(carry.rejected, 1.0, control.factor_max)
+        grown = size * np.minimum(np.maximum(change, control.factor_min), ceiling)
+    t_next = t1 + direction * np.minimum(np.maximum(grown, control.dt_min), control.dt_max)
+    again = np.flatnonzero(~accept)
+    if len(again):
+        broken = again[ok[again] & ~np.isfinite(error[again])]
+        statuses[broken] = Status.NON_FINITE
+        with np.errstate(all="ignore"):
+            factor = np.maximum(control.factor_min, min(control.safety, 0.9) * error[again] ** (-1 / k))
+        factor = np.where(ok[again], np.where(np.isfinite(error[again]), factor, 0.1), 0.25)
+        shrunk = size[again] * factor
+        t_next[again] = np.where(shrunk < control.dt_min, np.nan, t0[again] + direction[again] * shrunk)
+    return RowVerdict(accept, t_next, carry.by_row(accept, kept, size), statuses)
 
 
 def _first_steps(
