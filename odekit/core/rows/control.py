@@ -107,11 +107,10 @@ def pid_judge(
     t_next = t1 + direction * np.minimum(np.maximum(grown, control.dt_min), control.dt_max)
     again = np.flatnonzero(~accept)
     if len(again):
-        broken = again[ok[again] & ~np.isfinite(error[again])]
-        statuses[broken] = Status.NON_FINITE
-        with np.errstate(all="ignore"):
-            factor = np.maximum(control.factor_min, min(control.safety, 0.9) * error[again] ** (-1 / k))
-        factor = np.where(ok[again], np.where(np.isfinite(error[again]), factor, 0.1), 0.25)
+        factor = np.maximum(control.factor_min, min(control.safety, 0.9) * kept[again] ** (-1 / k))
+        broken, failed = ~np.isfinite(error[again]), ~ok[again]
+        factor[broken], factor[failed] = 0.1, 0.25
+        statuses[again[broken & ~failed]] = Status.NON_FINITE
         shrunk = size[again] * factor
         t_next[again] = np.where(shrunk < control.dt_min, np.nan, t0[again] + direction[again] * shrunk)
     return RowVerdict(accept, t_next, carry.by_row(accept, kept, size), statuses)
@@ -150,12 +149,18 @@ def _finite(x: Tensor) -> np.ndarray:
 
 
 def _fine(count: int) -> np.ndarray:
-    return np.full(count, Status.SUCCESS, dtype=object)
+    return _all(Status.SUCCESS, count)
+
+
+def _all(status: Status, count: int) -> np.ndarray:
+    statuses = np.empty(count, dtype=object)
+    statuses.fill(status)  # np.full looks for an array in it first
+    return statuses
 
 
 def _statuses(step: Step, count: int) -> np.ndarray:
     if step.row_statuses is None:
-        return np.full(count, step.status, dtype=object)
+        return _all(step.status, count)
     return np.array(step.row_statuses, dtype=object)
 
 

@@ -247,8 +247,8 @@ class RowField:
             return [self._rounded(value, wide, bounds[0], bounds[1]) for value in values]
         hosts = [value.values if isinstance(value, RowTimes) else np.full(len(low), value) for value in values]
         inside = np.minimum(np.maximum(np.array(hosts), low), high)
-        narrow = torch.from_numpy(inside.astype(_NARROW.get(dtype, np.float64), copy=False))
-        return narrow.to(y.device, dtype).reshape(len(values), *wide).unbind()
+        narrow = inside.astype(_NARROW.get(dtype, np.float64), copy=False).reshape(len(values), *wide)
+        return torch.from_numpy(narrow).to(y.device, dtype).unbind()
 
     def _rounded(self, value: Time, wide: tuple[int, ...], low: Tensor, high: Tensor) -> Tensor:
         if not isinstance(value, Tensor):

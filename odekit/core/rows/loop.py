@@ -195,10 +195,9 @@ def integrate_rows(
             hooks.reached(rows, t, y)
         ahead[rows.index] = wanted - t
         stop_at = stops.next_after(t, active.end)
-        active = attrs.evolve(
-            active, t=t, t_next=_clipped(t, wanted, stop_at), y=y, carry=carry, judged=verdict.carry,
-            why=verdict.statuses, rejected=np.where(ok, np.nan, t1), stop=stop_at, wanted=wanted,
-            fresh=active.fresh & ~ok,
+        active = _Active(
+            active.field, active.solver, active.tolerance, t, active.end, _clipped(t, wanted, stop_at), y, carry,
+            verdict.carry, verdict.statuses, np.where(ok, np.nan, t1), stop_at, wanted, active.fresh & ~ok,
         )  # fmt: skip
         if stopped.any():
             active = leave(active, stopped, np.full(len(t), Status.EVENT, dtype=object))
@@ -283,9 +282,12 @@ def _across(active: _Active, stops: RowStops, clock: RowClock, solver: ODESolver
 
 def _remembered(active: _Active, ok: np.ndarray, t_next: np.ndarray) -> np.ndarray:
     """The ends of the next steps where a forced stop does not make the control forget its step size."""
-    t1, ahead = active.t_next, active.wanted - active.t
-    forced = ok & (t1 == active.stop) & (np.abs(ahead) > np.abs(t_next - t1))
-    return np.where(forced, t1 + ahead, t_next)
+    t1 = active.t_next
+    forced = ok & (t1 == active.stop)
+    if not forced.any():
+        return t_next
+    ahead = active.wanted - active.t
+    return np.where(forced & (np.abs(ahead) > np.abs(t_next - t1)), t1 + ahead, t_next)
 
 
 def _clipped(t: np.ndarray, wanted: np.ndarray, stop: np.ndarray) -> np.ndarray:
