@@ -95,16 +95,14 @@ def pid_judge(
     if ratio is None or solver.error_order is None:
         raise OptionError(f"solver {solver.name!r} gave no error estimate, so its steps cannot adapt")
     k, ahead, error = solver.error_order + 1, t1 - t0, on_host(ratio)
-    size, direction = np.abs(ahead), np.copysign(1.0, ahead)
-    statuses = _statuses(step, len(t0))
+    size, statuses = np.abs(ahead), _statuses(step, len(t0))
     ok = _ok(statuses, step)
     accept = ok & (error <= 1)
     kept = np.maximum(error, 1e-10)
     with np.errstate(all="ignore"):
-        change = control.safety * control.change(kept, size, carry, k)
-        ceiling = np.where(carry.rejected, 1.0, control.factor_max)
-        grown = size * np.minimum(np.maximum(change, control.factor_min), ceiling)
-    t_next = t1 + direction * np.minimum(np.maximum(grown, control.dt_min), control.dt_max)
+        growth = np.maximum(control.safety * control.change(kept, size, carry, k), control.factor_min)
+        grown = size * np.minimum(growth, np.where(carry.rejected, 1.0, control.factor_max))
+    t_next = t1 + np.copysign(np.minimum(np.maximum(grown, control.dt_min), control.dt_max), ahead)
     again = np.flatnonzero(~accept)
     if len(again):
         factor = np.maximum(control.factor_min, min(control.safety, 0.9) * kept[again] ** (-1 / k))
@@ -112,7 +110,8 @@ def pid_judge(
         factor[broken], factor[failed] = 0.1, 0.25
         statuses[again[broken & ~failed]] = Status.NON_FINITE
         shrunk = size[again] * factor
-        t_next[again] = np.where(shrunk < control.dt_min, np.nan, t0[again] + direction[again] * shrunk)
+        shrunk[shrunk < control.dt_min] = np.nan
+        t_next[again] = t0[again] + np.copysign(shrunk, ahead[again])
     return RowVerdict(accept, t_next, carry.by_row(accept, kept, size), statuses)
 
 
