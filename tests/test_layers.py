@@ -24,7 +24,8 @@ ARROWS: dict[str, set[str]] = {
     "neural_ode": {"solving", *_BELOW_SOLVING},
     "compat": {"solving", *_BELOW_SOLVING},
     "runner": _BELOW_RUNNER,
-    "cli": {"runner", *_BELOW_RUNNER},
+    "testing": {"solving", *_BELOW_SOLVING},
+    "cli": {"runner", "testing", *_BELOW_RUNNER},
     "__main__": {"cli"},
     FACADE: {"solving", "neural_ode", *_BELOW_SOLVING},
 }

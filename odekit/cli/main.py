@@ -8,6 +8,7 @@ import odekit
 from odekit.cli.lazy import LazyCommand, LazyGroup
 
 COMMANDS = {
+    "check": LazyCommand("odekit.cli.check:check_command", "Measure whether a plugin is what it claims to be."),
     "list": LazyCommand("odekit.cli.list:list_command", "Show every registered solver, gradient, model, ..."),
     "profile": LazyCommand(
         "odekit.cli.profile:profile_command", "Compare the gradient methods on your own model: memory, time, error."

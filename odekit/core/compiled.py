@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import types
 import warnings
 import weakref
@@ -14,8 +15,6 @@ import attrs
 import numpy as np
 import optree
 import torch
-import torch._dynamo
-import torch._functorch.config
 from torch import Tensor, nn
 
 from odekit.core import lanes
@@ -104,7 +103,7 @@ class CompiledStep(ODESolver):
         return self.solver.derivative(step, theta)
 
     def _taken(self, take: str, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Step:
-        inlined = None if lanes.transformed() else _inlined(f)
+        inlined = None if lanes.transformed() or y0.device.type == "mps" else _inlined(f)  # MPS has no float64
         if inlined is None or isinstance(t0, Tensor) or isinstance(t1, Tensor):
             step: Step = getattr(self.solver, take)(f, t0, t1, y0, carry)
             return step
@@ -133,6 +132,11 @@ class CompiledStep(ODESolver):
             self.solver, take, inlined.call, inlined.args, inlined.layout, inlined.column,
             _clock(t0, t1, *inlined.bounds, y0), y0, carry, dense, *judged,
         )  # fmt: skip
+
+
+def uncompiled(solver: ODESolver) -> ODESolver:
+    """The solver itself, for somebody who has to look into its steps."""
+    return solver.solver if isinstance(solver, CompiledStep) else solver
 
 
 def _stepped(
@@ -202,7 +206,7 @@ class _Graph:
         self.derives = False
         code = _stepped.__code__.replace()  # PyTorch keeps what it compiled, and limits its number, by code object
         if recorded:  # several backward passes may go through what one step keeps
-            torch._functorch.config.donated_buffer = False
+            setattr(importlib.import_module("torch._functorch.config"), "donated_buffer", False)  # noqa: B010
         own = types.FunctionType(code, _stepped.__globals__, _stepped.__name__)
         self._compiled = torch.compile(own, fullgraph=True, backend=backend)
 

@@ -166,8 +166,8 @@ def integrate(
         if verdict.accept and t in stops.jumps:
             here = around(f, stops.section(t, stops.next_after(t, t_end)))
             carry, fresh = solver.init(here, clock(t), y), True
-    if status.ok and not _all_finite(y):
-        status = Status.NON_FINITE
+    if not _all_finite(y):  # also where a later step has told of it: what is given back was reached
+        status = Status.NON_FINITE if status.ok else status
         t, y = outputs.drop_non_finite()
     stats.nfe, stats.jacobians = f.nfe, f.jacobians
     return Outcome(torch.stack(outputs.taken), t, y, status, stats, abs(size), tuple(outputs.slots))

@@ -135,6 +135,7 @@ class ODESolver(ABC):
         rowwise: whether a step may have a time for every row: ``t0`` and ``t1`` are then RowTimes (or tensors
             ``[B, 1, ..., 1]``), rows do not interact, and what comes out for a row is what that row alone would give.
             All tensors and arrays in a carry, as a tree (optree), then have the rows along their first axis.
+        complex_states: whether the state may be complex; a solver that says False raises InputError for one.
     """
 
     name: ClassVar[str]
@@ -145,6 +146,7 @@ class ODESolver(ABC):
     structure: ClassVar[str] = "general"
     memoryless: ClassVar[bool] = False
     rowwise: ClassVar[bool] = False
+    complex_states: ClassVar[bool] = True
 
     def prepared(self, tolerance: Tolerance) -> ODESolver:
         """This solver with whatever it ties to the tolerance of the solve; itself if nothing."""
@@ -350,12 +352,18 @@ class GradientMethod(ABC):
     Class attributes:
         name: the registered name.
         exact: True for the gradient of the computed numbers, False for that of the underlying ODE.
-        memory: how peak memory grows, in words.
+        memory: how peak memory grows, in words: a sum of products, such as ``"steps × state + one evaluation's
+            activations"``. What has no factor ``steps`` does not grow with the number of steps.
+        twice: whether the gradient can be differentiated once more; None if that is not declared. What cannot be
+            differentiated raises GradientError.
+        steady: whether it is for steady states alone: the state at the end is taken to be at rest.
     """
 
     name: ClassVar[str]
     exact: ClassVar[bool]
     memory: ClassVar[str]
+    twice: ClassVar[bool | None] = None
+    steady: ClassVar[bool] = False
 
     def prepared(self, solver_named: Callable[[str], ODESolver]) -> GradientMethod:
         """This method with the names among its settings resolved; itself if there are none."""
@@ -409,6 +417,14 @@ class TraceEstimator(ABC):
 
     def draw(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
         """Noise for one whole solve, for a batch like ``y`` of shape ``[B, ...]``; None if none is needed."""
+        return None
+
+    def variance(self, jacobian: Tensor) -> Tensor | None:
+        """The variance ``[B]`` of one estimate, for Jacobians ``[B, D, D]``; None if it is not declared."""
+        return torch.zeros_like(jacobian[:, 0, 0]) if self.exact else None
+
+    def products(self, size: int) -> int | None:
+        """Products with the Jacobian that one evaluation forms, for rows of ``size`` numbers; None: not declared."""
         return None
 
     @abstractmethod
@@ -556,10 +572,13 @@ class Dataset(ABC):
     Class attributes:
         name: the registered name.
         task: the task that it serves, as in :class:`Model`.
+        files: the files that it needs and their SHA-256, by name; they are in the data folder, or in a folder ``name``
+            in that. None if that is not declared.
     """
 
     name: ClassVar[str]
     task: ClassVar[str]
+    files: ClassVar[Mapping[str, str] | None] = None
 
     @classmethod
     @abstractmethod

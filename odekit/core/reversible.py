@@ -6,8 +6,6 @@ from abc import abstractmethod
 from typing import Any
 
 import attrs
-import optree
-import torch
 from torch import Tensor
 
 from odekit.core.protocols import ODESolver, Step, VectorField
@@ -46,17 +44,13 @@ class ReversibleSolver(ODESolver):
     def reverse(self, f: VectorField, t0: Time, t1: Time, y1: Tensor, carry: Any) -> tuple[Tensor, Any]:
         """``(y0, carry)`` that ``step(f, t0, t1, y0, carry)`` made ``y1`` and this carry from."""
 
-    def undo(self, f: VectorField, t0: Time, t1: Time, y1: Tensor, carry: Any) -> Undone:
-        """:meth:`reverse`, and the step as a graph. Called with gradients enabled, on tensors without.
 
-        By default the step is taken once more from where it began. A method that asks f at the same points on both ways
-        can do with half of the calls.
-        """
-        with torch.no_grad():
-            y0, carry0 = self.reverse(f, t0, t1, y1, carry)
-        y0 = leaf(y0)
-        carry0 = optree.tree_map(leaf, carry0)
-        return Undone(self.advance(f, t0, t1, y0, carry0), carry0)
+class UndoingSolver(ReversibleSolver):
+    """A reversible method that asks f at the same points on both ways, so that one evaluation serves for both."""
+
+    @abstractmethod
+    def undo(self, f: VectorField, t0: Time, t1: Time, y1: Tensor, carry: Any) -> Undone:
+        """:meth:`reverse`, and the step as a graph. Called with gradients enabled, on tensors without."""
 
 
 def leaf(x: Tensor) -> Tensor:

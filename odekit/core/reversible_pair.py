@@ -9,7 +9,7 @@ import attrs
 from torch import Tensor
 
 from odekit.core.protocols import ODESolver, Step, VectorField
-from odekit.core.reversible import ReversibleSolver, Undone, leaf
+from odekit.core.reversible import UndoingSolver, Undone, leaf
 from odekit.core.runge_kutta import ExplicitRungeKutta
 from odekit.core.times import Time, coefficient
 from odekit.errors import InputError
@@ -34,7 +34,7 @@ def coupling_in_range(instance: Any, attribute: Any, value: Any) -> None:
 
 
 @attrs.frozen(eq=False)
-class Reversible(ReversibleSolver):
+class Reversible(UndoingSolver):
     """An explicit Runge-Kutta method of order k as a reversible method of order k, at twice its calls of f.
 
     With Ψ_h(t, y) the increment of the method's step by h from (t, y), λ the coupling, and a companion z of the state,

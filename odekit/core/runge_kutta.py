@@ -236,16 +236,19 @@ def weighted(weights: Sequence[float], ks: Sequence[Tensor]) -> Tensor | None:
 def _sum(weights: Sequence[float], ks: Sequence[Tensor]) -> tuple[Tensor | None, float]:
     """A tensor and a factor of which ``Σ w_i k_i`` is the product; None for nothing.
 
-    The first weight is the factor: to multiply by it can wait until there is something else to do.
+    The largest weight is the factor: to multiply by it can wait until there is something else to do, and nothing on the
+    way is much larger than the largest of the ``ks``.
     """
-    total: Tensor | None = None
-    factor = 0.0
-    for weight, k in zip(weights, ks, strict=False):
-        if weight:
-            if total is None:
-                total, factor = k, weight
-            else:
-                total = torch.add(total, k, alpha=weight / factor)
+    place, factor = -1, 0.0
+    for i, weight in enumerate(weights):
+        if abs(weight) > abs(factor):
+            place, factor = i, weight
+    if place < 0:
+        return None, factor
+    total = ks[place]
+    for i, weight in enumerate(weights):
+        if weight and i != place:
+            total = torch.add(total, ks[i], alpha=weight / factor)
     return total, factor
 
 

@@ -82,6 +82,7 @@ class Adjoint(Continuous):
     quadrature: bool | None = attrs.field(default=None, validator=_yes_no_or_none)
 
     name = "adjoint"
+    twice = True
     memory = "output times × state + one evaluation's activations"
 
     def solve(self, problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:

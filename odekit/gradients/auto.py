@@ -70,6 +70,7 @@ class Auto(GradientMethod):
 
     name = "auto"
     exact = True
+    twice = True
     memory = "as much as a limit allows"
 
     def chosen(

@@ -26,6 +26,7 @@ class Direct(GradientMethod):
 
     name = "direct"
     exact = True
+    twice = True
     memory = "steps × stages × activations of f"
 
     def solve(self, problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:

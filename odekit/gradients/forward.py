@@ -58,6 +58,7 @@ class Forward(GradientMethod):
 
     name = "forward"
     exact = True
+    twice = True
     memory = "output times × parameters × state"
 
     def solve(self, problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:

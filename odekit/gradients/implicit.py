@@ -62,6 +62,8 @@ class Implicit(GradientMethod):
 
     name = "implicit"
     exact = False
+    steady = True
+    twice = True
     memory = "state + (∂f/∂y, unless by GMRES) + one evaluation's activations"
 
     def solve(self, problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:

@@ -58,6 +58,7 @@ class Interpolated(Continuous):
     norm: str | Norm = attrs.field(default="rms", validator=_known_norm)
 
     name = "interpolated"
+    twice = True
     memory = "steps × (state + stages) + one evaluation's activations"
 
     def solve(self, problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:

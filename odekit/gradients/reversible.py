@@ -11,10 +11,11 @@ import attrs
 import torch
 from torch import Tensor
 
+from odekit.core.compiled import uncompiled
 from odekit.core.integrate import Accepted, Passage, around
 from odekit.core.problem import Problem
 from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl
-from odekit.core.reversible import ReversibleSolver
+from odekit.core.reversible import ReversibleSolver, UndoingSolver
 from odekit.core.reversible_pair import Reversible, coupling_in_range
 from odekit.core.rows.answer import RowOutcome
 from odekit.core.rows.one_by_one import solve_one_by_one
@@ -26,6 +27,7 @@ from odekit.gradients.captured import Dependencies
 from odekit.gradients.direct import Direct
 from odekit.gradients.forwards import retraced, unrecorded
 from odekit.gradients.keeping import State
+from odekit.gradients.pieces import ACTIVATIONS, Pieces
 from odekit.gradients.replay import retake
 from odekit.gradients.sweep import Sweep
 from odekit.gradients.tape import Tape, record
@@ -77,6 +79,7 @@ class Reversal(GradientMethod):
         return Direct().solve_rows(problem, self._reversible(solver), control)
 
     def _reversible(self, solver: ODESolver) -> ReversibleSolver:
+        solver = uncompiled(solver)
         if isinstance(solver, ReversibleSolver):
             return solver
         if isinstance(solver, ExplicitRungeKutta):
@@ -186,23 +189,53 @@ class _Tape(Tape):
         self.stats.steps_backward += sweep.steps
         return sweep.gradients()
 
-    def _through(self, count: int, sweep: Sweep, drift: _Drift) -> Iterator[tuple[Passage, list[Tensor]]]:
+    def _through(self, count: int, sweep: Sweep, drift: _Drift) -> Iterator[tuple[Passage, Sequence[Tensor]]]:
         """Go back through the first ``count`` steps; of each the states at its outputs."""
+        if isinstance(self.solver, UndoingSolver):
+            yield from self._undone(self.solver, count, sweep, drift)
+            return
+        pieces = Pieces(self.solver, ACTIVATIONS)
+        for piece in pieces.of(self._taken_again(count, sweep, drift)):
+            reached = sweep.through(*piece)
+            pieces.weigh(reached, sweep.inputs)
+            states = reached[1:]
+            for step in piece:
+                yield step, states[step.first - piece[0].first :][: len(step.slots)]
+
+    def _taken_again(self, count: int, sweep: Sweep, drift: _Drift) -> Iterator[Accepted]:
+        """The steps from the last to the first, with the states at their starts, found by taking them back."""
         state: State = self.y0, None
         for number in range(count - 1, -1, -1):
-            passage, step = self.passages[number], self.kept.get(number)
-            if step is None and passage.fresh:
-                step = passage.starting(self.begins[number], None)
-            follows = number + 1 < count and not self.passages[number + 1].fresh
+            passage, step = self.passages[number], self._known(number)
+            if number + 1 < count and not self.passages[number + 1].fresh:
+                state = self._taken_back(sweep, passage, *state)
+                if step is not None:
+                    drift.compare(state[0], step.y0, passage.t0)
+            step = passage.starting(*state) if step is None else step
+            yield step
+            state = step.y0, step.carry
+
+    def _undone(
+        self, solver: UndoingSolver, count: int, sweep: Sweep, drift: _Drift
+    ) -> Iterator[tuple[Passage, Sequence[Tensor]]]:
+        """The same for a solver that needs no second evaluation of f for the graph of a step."""
+        state: State = self.y0, None
+        for number in range(count - 1, -1, -1):
+            passage, step = self.passages[number], self._known(number)
             if step is None:
-                state, states = sweep.undo(self.solver, passage, *state)
+                state, states = sweep.undo(solver, passage, *state)
             else:
-                if follows:
+                if number + 1 < count and not self.passages[number + 1].fresh:
                     found, _ = self._taken_back(sweep, passage, *state)
                     drift.compare(found, step.y0, passage.t0)
-                _, *states = sweep.through(step)
+                states = sweep.through(step)[1:]
                 state = step.y0, step.carry
             yield passage, states
+
+    def _known(self, number: int) -> Accepted | None:
+        """The step of this number if the state at its start was kept."""
+        passage = self.passages[number]
+        return passage.starting(self.begins[number], None) if passage.fresh else self.kept.get(number)
 
     def _taken_back(self, sweep: Sweep, passage: Passage, y1: Tensor, carry: Any) -> State:
         """What the step was taken from that ended there."""

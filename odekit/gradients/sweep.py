@@ -14,7 +14,7 @@ from odekit.core.integrate import Accepted, Passage
 from odekit.core.outputs import at_rest, states_in
 from odekit.core.problem import Problem
 from odekit.core.protocols import ODESolver
-from odekit.core.reversible import ReversibleSolver
+from odekit.core.reversible import UndoingSolver
 from odekit.gradients.captured import Dependencies
 from odekit.gradients.keeping import State
 from odekit.gradients.products import added, detached, flowing, vjp
@@ -72,7 +72,7 @@ class Sweep:
         self.steps += len(piece)
         return [last.y1, *states]
 
-    def undo(self, solver: ReversibleSolver, passage: Passage, y1: Tensor, carry: Any) -> tuple[State, list[Tensor]]:
+    def undo(self, solver: UndoingSolver, passage: Passage, y1: Tensor, carry: Any) -> tuple[State, list[Tensor]]:
         """Go back through a step of which the end is known alone.
 
         Returns the state and the carry at its start, and the states at the outputs in it.

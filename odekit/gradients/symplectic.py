@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import torch
 
+from odekit.core.compiled import uncompiled
 from odekit.core.problem import Problem
 from odekit.core.protocols import ODESolver, Outcome, StepControl
 from odekit.core.rows.answer import RowOutcome
@@ -51,13 +52,16 @@ class Symplectic(Checkpointed):
 
     name = "symplectic"
     exact = True
+    twice = True
     memory = "steps (or budget) × state + stages × state + activations of one f"
 
     def solve(self, problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:
+        solver = uncompiled(solver)
         _check(solver)
         return self.taped(_Tape, problem, solver, control)
 
     def solve_rows(self, problem: RowProblem, solver: ODESolver, control: StepControl) -> RowOutcome:
+        solver = uncompiled(solver)
         _check(solver)
         if not torch.is_grad_enabled():
             return Direct().solve_rows(problem, solver, control)

@@ -52,6 +52,7 @@ class Mnist(Dataset):
 
     name = "mnist"
     task = "classification"
+    files = SHA256
 
     @classmethod
     def load(cls, folder: Path | None, seed: int, **options: Any) -> Data:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import odekit
 from odekit.core.protocols import Step, VectorField
-from odekit.core.reversible import ReversibleSolver, Undone, leaf
+from odekit.core.reversible import ReversibleSolver
 from odekit.core.runge_kutta import combine, stage_times
 from odekit.core.times import Time, coefficient
 
@@ -43,16 +43,6 @@ class AsynchronousLeapfrog(ReversibleSolver):
         (middle,) = stage_times(f, (0.5,), t0, t1)
         slope = f(middle, combine(y1, dt, (-0.5,), (v1,)))
         return combine(y1, dt, (-1.0,), (slope,)), 2 * slope - v1
-
-    def undo(self, f: VectorField, t0: Time, t1: Time, y1: Tensor, carry: Tensor) -> Undone:
-        dt, v1 = t1 - t0, carry
-        (middle,) = stage_times(f, (0.5,), t0, t1)
-        y = leaf(combine(y1, dt, (-0.5,), (v1,)))
-        slope = f(middle, y)
-        v0, y0 = leaf(2 * slope - v1), leaf(combine(y1, dt, (-1.0,), (slope,)))
-        v1 = 2 * slope - v0
-        step = Step(t0, t1, y0, combine(y0, dt, (1.0,), (slope,)), None, v1, (v0, v1))
-        return Undone(step, v0, ((y, combine(y0, dt, (0.5,), (v0,))),))
 
     def densify(self, f: VectorField, step: Step) -> Step:
         return step

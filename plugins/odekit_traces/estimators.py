@@ -33,6 +33,10 @@ class Exact(TraceEstimator):
     name: ClassVar[str] = "exact"
     exact: ClassVar[bool] = True
 
+    def products(self, size: int) -> int:
+        """One for each number of a row."""
+        return size
+
     def __call__(self, f: Field, t: Tensor, y: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(f(t, y), tr ∂f/∂y)``, shapes ``[B, ...]`` and ``[B]``. Noise is not needed, and not looked at.
 
@@ -80,6 +84,18 @@ class Hutchinson(TraceEstimator):
     def _known(self, attribute: attrs.Attribute[str], value: str) -> None:
         if value not in _DRAW:
             raise OptionError(f"hutchinson: noise={value!r} is not known. {nearest(str(value), _DRAW)}")
+
+    def variance(self, jacobian: Tensor) -> Tensor:
+        """The formula above, ``[B]``."""
+        symmetric = (jacobian + jacobian.mT) / 2
+        total = symmetric.square().sum((-2, -1))
+        if self.noise == "rademacher":
+            total = total - symmetric.diagonal(dim1=-2, dim2=-1).square().sum(-1)
+        return 2 * total / self.probes
+
+    def products(self, size: int) -> int:
+        """One for each probe."""
+        return self.probes
 
     def draw(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Noise ``[probes, B, ...]`` for a batch like ``y [B, ...]``, in its dtype and on its device.

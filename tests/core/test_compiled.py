@@ -66,6 +66,15 @@ def test_numbers_and_gradients_are_those_of_the_solver(network: Field, gradient:
     assert torch.equal(torch.as_tensor(ours.stats.steps), torch.as_tensor(theirs.stats.steps))
 
 
+@pytest.mark.parametrize("gradient", ["reversible", "symplectic", "interpolated"])
+def test_methods_that_look_into_steps_have_them_as_they_are(network: Field, gradient: str) -> None:
+    ours, ours_grad = solved(network, traced("dopri5"), gradient=gradient)
+    theirs, theirs_grad = solved(network, "dopri5", gradient=gradient)
+    torch.testing.assert_close(ours.ys, theirs.ys, rtol=1e-12, atol=1e-12)
+    for a, b in zip(ours_grad, theirs_grad, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
 def graphs(network: Field, **options: Any) -> int:
     """How many graphs the compiler makes during a solve without gradients."""
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]

@@ -67,6 +67,14 @@ def test_a_number_as_the_state_that_blows_up_under_fixed_steps() -> None:
     assert math.isfinite(solution.y1)
 
 
+def test_what_a_failed_solve_gives_back_is_finite() -> None:
+    """The first fixed step is taken before its NaN is read; the second tells of it."""
+    y0 = torch.ones(2, dtype=DOUBLE)
+    solution = solve(lambda t, y: y * math.nan, y0, [0.0, 1.0], solver="bdf", step_size=0.1, throw=False)
+    assert solution.status is Status.NON_FINITE
+    assert (solution.t1, solution.y1.tolist()) == (0.0, [1.0, 1.0])
+
+
 def test_the_message_of_a_failure_says_when_why_at_what_cost_and_what_to_try() -> None:
     with pytest.raises(SolveError) as caught:
         solve(lambda t, y: y**2, torch.ones(1, dtype=DOUBLE), [0.0, 2.0])

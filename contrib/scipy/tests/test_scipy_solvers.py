@@ -6,10 +6,12 @@ import math
 
 import pytest
 import torch
+from odekit_scipy.solvers import LSODA, RK45, Radau
 
 import odekit
 from odekit.errors import GradientError, InputError
 from odekit.registry import catalog
+from odekit.testing import SolverSuite
 
 NAMES = ["scipy-rk45", "scipy-dop853", "scipy-radau", "scipy-bdf", "scipy-lsoda"]
 DOUBLE = torch.float64
@@ -107,3 +109,15 @@ def test_steps_are_bounded():
 def test_some_take_no_complex_states(name):
     with pytest.raises(InputError, match="real"):
         odekit.solve(lambda t, y: 1j * y, torch.ones(1, dtype=torch.complex128), [0.0, 1.0], solver=name)
+
+
+class TestRK45(SolverSuite):
+    solver = RK45
+
+
+class TestRadau(SolverSuite):
+    solver = Radau
+
+
+class TestLSODA(SolverSuite):
+    solver = LSODA

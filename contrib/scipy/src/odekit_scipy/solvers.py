@@ -85,7 +85,7 @@ class SciPySolver(ODESolver):
 
         def matrix(t: float, y: np.ndarray) -> np.ndarray:
             made = f.linearised(float(t), _tensor(y, y0), Dense())
-            found = cast(Jacobian, made).matrix.cpu().to(_wide(y0)).numpy()
+            found = cast(Jacobian, made).matrix.cpu().numpy().astype(_wide(y0))
             if not np.isfinite(found).all():  # SciPy's factorisation would raise
                 raise _NotFinite
             return found
@@ -161,13 +161,14 @@ def _flows(x: Tensor) -> bool:
     return torch.is_grad_enabled() and x.requires_grad
 
 
-def _wide(y: Tensor) -> torch.dtype:
-    return torch.complex128 if y.is_complex() else torch.float64
+def _wide(y: Tensor) -> type[np.generic]:
+    """NumPy's double precision for such a state."""
+    return np.complex128 if y.is_complex() else np.float64
 
 
 def _array(y: Tensor) -> np.ndarray:
     """A state as SciPy has it: flat, in double precision."""
-    return y.detach().cpu().numpy().reshape(-1).astype(np.complex128 if y.is_complex() else np.float64)
+    return y.detach().cpu().numpy().reshape(-1).astype(_wide(y))
 
 
 def _tensor(y: np.ndarray, like: Tensor) -> Tensor:
