@@ -221,7 +221,10 @@ def combine(y: Tensor, dt: Time, weights: Sequence[float], ks: Sequence[Tensor])
         return y
     if isinstance(dt, float):
         return torch.add(y, total, alpha=dt * factor)
-    return torch.addcmul(y, total, coefficient(dt, y), value=factor)
+    dt = coefficient(dt, y)
+    if isinstance(dt, Tensor) and dt.ndim:
+        return torch.addcmul(y, dt, total, value=factor)
+    return y + dt * factor * total
 
 
 def weighted(weights: Sequence[float], ks: Sequence[Tensor]) -> Tensor | None:
