@@ -101,8 +101,10 @@ def pid_judge(
     kept = np.maximum(error, 1e-10)
     with np.errstate(all="ignore"):
         growth = np.maximum(control.safety * control.change(kept, size, carry, k), control.factor_min)
-        grown = size * np.minimum(growth, np.where(carry.rejected, 1.0, control.factor_max))
-    t_next = t1 + np.copysign(np.minimum(np.maximum(grown, control.dt_min), control.dt_max), ahead)
+    growth = np.minimum(growth, control.factor_max)
+    growth[carry.rejected] = np.minimum(growth[carry.rejected], 1.0)
+    grown = np.minimum(np.maximum(size * growth, control.dt_min), control.dt_max)
+    t_next = t1 + np.copysign(grown, ahead)
     again = np.flatnonzero(~accept)
     if len(again):
         factor = np.maximum(control.factor_min, min(control.safety, 0.9) * kept[again] ** (-1 / k))

@@ -159,7 +159,9 @@ def integrate_rows(
         stuck = _stuck(active, least)
         gone = stuck | (steps[active.rows.index] >= budget[active.rows.index])
         if gone.any():
-            active = leave(active, gone, np.where(stuck, _too_short(active.why), Status.MAX_STEPS))
+            why = _too_short(active.why)
+            why[~stuck] = Status.MAX_STEPS
+            active = leave(active, gone, why)
             if not len(active.rows):
                 break
         rows, t0, t1 = active.rows, active.t, active.t_next
@@ -217,9 +219,10 @@ def integrate_rows(
     stats = RowStats(torch.from_numpy(steps), torch.from_numpy(accepted), torch.from_numpy(steps - accepted), (cost,))
     recorder = course.recorder
     pieces = None if recorder is None or recorder.dropped else Together(tuple(recorder.steps))
+    happened = None if monitor is None else Happened.among(outputs.event, monitor.found, y0)
     return RowOutcome(
         ys, reached, y1, RowStatus(tuple(statuses)), stats, np.abs(np.nan_to_num(ahead)), outputs.next, broken,
-        outputs.times, outputs.index, pieces, None if monitor is None else Happened.among(outputs.event, monitor.found, y0),
+        outputs.times, outputs.index, pieces, happened,
     )  # fmt: skip
 
 
