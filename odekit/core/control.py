@@ -125,6 +125,15 @@ class History:
     rejected: Any = False
     size: Any = 0.0
 
+    def by_row(self, accepted: np.ndarray, error: np.ndarray, size: np.ndarray) -> History:
+        """What to remember after steps with these errors and of these sizes, of which some were accepted."""
+        return History(
+            np.where(accepted, error, self.last),
+            np.where(accepted, self.last, self.before),
+            ~accepted,
+            np.where(accepted, size, self.size),
+        )
+
 
 @attrs.frozen
 class PIDControl(StepControl):
@@ -213,7 +222,10 @@ class PIDControl(StepControl):
     def change(self, error: Any, size: Any, carry: History, k: int) -> Any:
         """The factor by which to change an accepted step; ``error`` and ``size`` may be arrays ``[B]``."""
         p, i, d = self.pcoeff, self.icoeff, self.dcoeff
-        return error ** (-(p + i + d) / k) * carry.last ** ((p + 2 * d) / k) * carry.before ** (-d / k)
+        found = error ** (-(p + i + d) / k)
+        if p or d:  # else the powers below are 1
+            found = found * carry.last ** ((p + 2 * d) / k) * carry.before ** (-d / k)
+        return found
 
     def limited(self, limits: Mapping[str, float]) -> PIDControl:
         return attrs.evolve(self, **limits)

@@ -221,7 +221,10 @@ def combine(y: Tensor, dt: Time, weights: Sequence[float], ks: Sequence[Tensor])
         return y
     if isinstance(dt, float):
         return plus(y, total, dt * factor)
-    return y + coefficient(dt, y) * factor * total
+    dt = coefficient(dt, y)
+    if isinstance(dt, Tensor) and dt.ndim:
+        return torch.addcmul(y, dt, total, value=factor)
+    return y + dt * factor * total
 
 
 def weighted(weights: Sequence[float], ks: Sequence[Tensor]) -> Tensor | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -26,31 +25,28 @@ class RowTimes:
 
     def tensor(self, y: Tensor) -> Tensor:
         """The times as ``[B, 1, ..., 1]``, which broadcasts against the rows of ``y``, in its real dtype."""
-        narrow = torch.from_numpy(self.values.astype(_NUMPY.get(y.real.dtype, np.float64)))
-        shape = self.values.shape + (1,) * (y.ndim - 1)
-        return narrow.to(y.device, y.real.dtype).reshape(shape)
-
-    def _with(self, other: Any, operation: Callable[[Any, Any], Any]) -> RowTimes:
-        return RowTimes(operation(self.values, other.values if isinstance(other, RowTimes) else other))
+        dtype, shape = y.dtype.to_real(), self.values.shape + (1,) * (y.ndim - 1)
+        narrow = self.values.astype(_NUMPY.get(dtype, np.float64)).reshape(shape)
+        return torch.from_numpy(narrow).to(y.device, dtype)
 
     def __add__(self, other: Any) -> Any:
-        return self._with(other, np.add)
+        return RowTimes(self.values + _bare(other))
 
     __radd__ = __add__
 
     def __sub__(self, other: Any) -> Any:
-        return self._with(other, np.subtract)
+        return RowTimes(self.values - _bare(other))
 
     def __rsub__(self, other: Any) -> Any:
         return -self + other
 
     def __mul__(self, other: Any) -> Any:
-        return self._with(other, np.multiply)
+        return RowTimes(self.values * _bare(other))
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Any:
-        return self._with(other, np.divide)
+        return RowTimes(self.values / _bare(other))
 
     def __rtruediv__(self, other: Any) -> Any:
         return RowTimes(other / self.values)
@@ -63,6 +59,10 @@ class RowTimes:
 
     def __len__(self) -> int:
         return len(self.values)
+
+
+def _bare(x: Any) -> Any:
+    return x.values if isinstance(x, RowTimes) else x
 
 
 _NUMPY: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float16: np.float16}
@@ -79,7 +79,7 @@ def coefficient(x: Time, y: Tensor) -> float | Tensor:
     """``x`` as something that multiplies ``y`` without changing its dtype."""
     if isinstance(x, RowTimes):
         return x.tensor(y)
-    return x.to(y.real.dtype) if isinstance(x, Tensor) else x
+    return x.to(y.dtype.to_real()) if isinstance(x, Tensor) else x
 
 
 def host(x: Time) -> Any:
@@ -95,10 +95,9 @@ def host(x: Time) -> Any:
 
 def on_host(x: Tensor) -> np.ndarray:
     """The numbers in a real tensor as a float64 array on the host, without a tensor of that dtype."""
-    x = lanes.same(x, "numbers that are read on the host")
     if lanes.transformed():
-        return np.asarray(x.tolist(), dtype=np.float64)
-    x = x.cpu()
+        return np.asarray(lanes.same(x, "numbers that are read on the host").tolist(), dtype=np.float64)
+    x = x.detach().cpu()
     return np.asarray((x.float() if x.dtype is torch.bfloat16 else x).numpy(), dtype=np.float64)
 
 

@@ -6,7 +6,6 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import numpy as np
 import torch
 from torch import Tensor
@@ -95,33 +94,27 @@ def pid_judge(
         ratio = tolerance.scaled(step)
     if ratio is None or solver.error_order is None:
         raise OptionError(f"solver {solver.name!r} gave no error estimate, so its steps cannot adapt")
-    k, size, error = solver.error_order + 1, np.abs(t1 - t0), on_host(ratio)
-    statuses = _statuses(step, len(t0))
-    failed = ~_ok(statuses, step)
-    broken = ~np.isfinite(error) & ~failed
-    statuses[broken] = Status.NON_FINITE
-    accept = ~failed & ~broken & (error <= 1)
+    k, ahead, error = solver.error_order + 1, t1 - t0, on_host(ratio)
+    size, statuses = np.abs(ahead), _statuses(step, len(t0))
+    ok = _ok(statuses, step)
+    accept = ok & (error <= 1)
+    kept = np.maximum(error, 1e-10)
     with np.errstate(all="ignore"):
-        kept = np.maximum(error, 1e-10)
-        change = control.change(kept, size, carry, k)
-        growth = np.minimum(
-            np.maximum(control.safety * change, control.factor_min), np.where(carry.rejected, 1.0, control.factor_max)
-        )
-        grown = np.minimum(np.maximum(size * growth, control.dt_min), control.dt_max)
-        retry = np.maximum(control.factor_min, min(control.safety, 0.9) * error ** (-1 / k))
-        shrunk = size * np.where(failed, 0.25, np.where(broken, 0.1, retry))
-    direction = np.copysign(1.0, t1 - t0)
-    t_next = np.where(
-        accept, t1 + direction * grown, np.where(shrunk < control.dt_min, np.nan, t0 + direction * shrunk)
-    )
-    history = attrs.evolve(
-        carry,
-        last=np.where(accept, kept, carry.last),
-        before=np.where(accept, carry.last, carry.before),
-        rejected=~accept,
-        size=np.where(accept, size, carry.size),
-    )
-    return RowVerdict(accept, t_next, history, statuses)
+        growth = np.maximum(control.safety * control.change(kept, size, carry, k), control.factor_min)
+    growth = np.minimum(growth, control.factor_max)
+    growth[carry.rejected] = np.minimum(growth[carry.rejected], 1.0)
+    grown = np.minimum(np.maximum(size * growth, control.dt_min), control.dt_max)
+    t_next = t1 + np.copysign(grown, ahead)
+    again = np.flatnonzero(~accept)
+    if len(again):
+        factor = np.maximum(control.factor_min, min(control.safety, 0.9) * kept[again] ** (-1 / k))
+        broken, failed = ~np.isfinite(error[again]), ~ok[again]
+        factor[broken], factor[failed] = 0.1, 0.25
+        statuses[again[broken & ~failed]] = Status.NON_FINITE
+        shrunk = size[again] * factor
+        shrunk[shrunk < control.dt_min] = np.nan
+        t_next[again] = t0[again] + np.copysign(shrunk, ahead[again])
+    return RowVerdict(accept, t_next, carry.by_row(accept, kept, size), statuses)
 
 
 def _first_steps(
@@ -157,12 +150,18 @@ def _finite(x: Tensor) -> np.ndarray:
 
 
 def _fine(count: int) -> np.ndarray:
-    return np.full(count, Status.SUCCESS, dtype=object)
+    return _all(Status.SUCCESS, count)
+
+
+def _all(status: Status, count: int) -> np.ndarray:
+    statuses = np.empty(count, dtype=object)
+    statuses.fill(status)  # np.full looks for an array in it first
+    return statuses
 
 
 def _statuses(step: Step, count: int) -> np.ndarray:
     if step.row_statuses is None:
-        return np.full(count, step.status, dtype=object)
+        return _all(step.status, count)
     return np.array(step.row_statuses, dtype=object)
 
 

@@ -187,6 +187,7 @@ class RowField:
     Attributes:
         rows: which.
         bounds: ``[K]`` each, the times beyond which f is not asked, by row.
+        told: the shape in which f is told the times of these rows.
     """
 
     def __init__(
@@ -197,6 +198,7 @@ class RowField:
         self.bounds = (dynamics.low[rows.index], dynamics.high[rows.index]) if bounds is None else bounds
         self.whole = rows is dynamics.everyone
         self.field = dynamics.base if self.whole or not dynamics.divisible else dynamics.part(rows)
+        self.told = (len(rows), *dynamics.known.column)
 
     @property
     def nfe(self) -> int:
@@ -227,12 +229,12 @@ class RowField:
     def __call__(self, t: Time, y: Tensor) -> Tensor:
         if not isinstance(t, Tensor) or t.dtype != self.field.time_dtype or t.requires_grad:
             t = self.times((t,))[0]
-        t = t.reshape(len(self.rows))
         dynamics = self.dynamics
         if self.whole or self.field is not dynamics.base:
-            return dynamics._call(self.field, t, y)
+            dynamics.count.nfe += 1
+            return self.field(t if t.shape == self.told else t.reshape(self.told), y)
         index, known = self.rows.tensor, dynamics.known
-        t, y = known.t.index_copy(0, index, t), known.y.index_copy(0, index, y)
+        t, y = known.t.index_copy(0, index, t.reshape(len(index))), known.y.index_copy(0, index, y)
         return dynamics._call(self.field, t, y).index_select(0, index)
 
     def times(self, values: Sequence[Time]) -> Sequence[Tensor]:
@@ -245,8 +247,8 @@ class RowField:
             return [self._rounded(value, wide, bounds[0], bounds[1]) for value in values]
         hosts = [value.values if isinstance(value, RowTimes) else np.full(len(low), value) for value in values]
         inside = np.minimum(np.maximum(np.array(hosts), low), high)
-        narrow = torch.from_numpy(inside.astype(_NARROW.get(dtype, np.float64)))
-        return narrow.to(y.device, dtype).reshape(len(values), *wide).unbind()
+        narrow = inside.astype(_NARROW.get(dtype, np.float64), copy=False).reshape(len(values), *wide)
+        return torch.from_numpy(narrow).to(y.device, dtype).unbind()
 
     def _rounded(self, value: Time, wide: tuple[int, ...], low: Tensor, high: Tensor) -> Tensor:
         if not isinstance(value, Tensor):

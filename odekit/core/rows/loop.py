@@ -121,8 +121,9 @@ def integrate_rows(
     monitor = RowMonitor(course.watches, count, course.fired) if course.watches else None
     stops, hooks = course.stops, course.hooks
     statuses = np.full(count, Status.SUCCESS, dtype=object)
-    reached, next_sizes = stop.copy(), np.zeros(count)
-    accepted, rejected, steps = (np.zeros(count, dtype=np.int64) for _ in range(3))
+    reached, ahead = stop.copy(), np.zeros(count)
+    accepted, steps = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+    least = 1e-25 * np.where(np.isinf(stop - start), 0.0, np.abs(stop - start))
 
     def give_up(rows: Selection, why: np.ndarray, t: np.ndarray, y: Tensor) -> None:
         statuses[rows.index] = why
@@ -150,16 +151,19 @@ def integrate_rows(
         if stops.crossed(start).any():
             f0 = None  # known from neither side
         field = _around(dynamics.on(moving), stops, start[moving.index], stop[moving.index])
-        active = _begin(field, y, clock, solver, control, tolerance.on(moving), f0, sizes, leave)
+        active = _begin(field, y, clock, solver, control, tolerance.on(moving), f0, sizes, stops, leave)
     else:
         active = None
     budget = np.broadcast_to(max_steps - course.taken, count)
     while active is not None and len(active.rows):
-        stop_at, wanted = stops.next_after(active.t, active.end), active.t_next
-        active = attrs.evolve(active, stop=stop_at, wanted=wanted, t_next=_clipped(active.t, wanted, stop_at))
-        active = leave(active, *_stuck(active, start, steps[active.rows.index] >= budget[active.rows.index]))
-        if not len(active.rows):
-            break
+        stuck = _stuck(active, least)
+        gone = stuck | (steps[active.rows.index] >= budget[active.rows.index])
+        if gone.any():
+            why = _too_short(active.why)
+            why[~stuck] = Status.MAX_STEPS
+            active = leave(active, gone, why)
+            if not len(active.rows):
+                break
         rows, t0, t1 = active.rows, active.t, active.t_next
         if hooks is not None:
             hooks.attempt(rows, t1)
@@ -168,7 +172,6 @@ def integrate_rows(
         ok = verdict.accept
         steps[rows.index] += 1
         accepted[rows.index] += ok
-        rejected[rows.index] += ~ok
         y, carry = active.y, active.carry if step.retry is None else step.retry
         met: Met | None = None
         if hooks is not None:
@@ -186,16 +189,17 @@ def integrate_rows(
                     RowsAccepted(active.field, active.solver, ok, t0, t1, active.y, handed, step, slots, active.fresh)
                 )
         t = np.where(ok, t1, t0)
-        t_next = _remembered(active, ok, verdict.t_next) if control.adaptive else verdict.t_next
+        wanted = _remembered(active, ok, verdict.t_next) if control.adaptive else verdict.t_next
         stopped = np.zeros(len(t), dtype=bool) if met is None else met.stopped
         if met is not None and stopped.any():
             t, y = np.where(stopped, met.t, t), choose(stopped, met.y, y)
         if hooks is not None and ok.any():
             hooks.reached(rows, t, y)
-        next_sizes[rows.index] = np.abs(np.nan_to_num(t_next - t))
-        active = attrs.evolve(
-            active, t=t, t_next=t_next, y=y, carry=carry, judged=verdict.carry, why=verdict.statuses,
-            rejected=np.where(ok, np.nan, t1), fresh=active.fresh & ~ok,
+        ahead[rows.index] = wanted - t
+        stop_at = stops.next_after(t, active.end)
+        active = _Active(
+            active.field, active.solver, active.tolerance, t, active.end, _clipped(t, wanted, stop_at), y, carry,
+            verdict.carry, verdict.statuses, np.where(ok, np.nan, t1), stop_at, wanted, active.fresh & ~ok,
         )  # fmt: skip
         if stopped.any():
             active = leave(active, stopped, np.full(len(t), Status.EVENT, dtype=object))
@@ -203,8 +207,7 @@ def integrate_rows(
         done = t == active.end
         lost = ~done & np.isnan(active.t_next)
         if lost.any():
-            why = np.array([Status.STEP_UNDERFLOW if status.ok else status for status in active.why], dtype=object)
-            active = leave(active, lost, why)
+            active = leave(active, lost, _too_short(active.why))
             done = done[~lost]
         active = _across(leave(active, done), stops, clock, solver)
     complete = statuses == Status.SUCCESS
@@ -213,12 +216,13 @@ def integrate_rows(
         statuses[broken] = Status.NON_FINITE
         reached[broken] = outputs.times[broken, outputs.next[broken] - 1]
     cost = Stats(nfe=dynamics.nfe, jacobians=dynamics.jacobians)
-    stats = RowStats(torch.from_numpy(steps), torch.from_numpy(accepted), torch.from_numpy(rejected), (cost,))
+    stats = RowStats(torch.from_numpy(steps), torch.from_numpy(accepted), torch.from_numpy(steps - accepted), (cost,))
     recorder = course.recorder
     pieces = None if recorder is None or recorder.dropped else Together(tuple(recorder.steps))
+    happened = None if monitor is None else Happened.among(outputs.event, monitor.found, y0)
     return RowOutcome(
-        ys, reached, y1, RowStatus(tuple(statuses)), stats, next_sizes, outputs.next, broken, outputs.times,
-        outputs.index, pieces, None if monitor is None else Happened.among(outputs.event, monitor.found, y0),
+        ys, reached, y1, RowStatus(tuple(statuses)), stats, np.abs(np.nan_to_num(ahead)), outputs.next, broken,
+        outputs.times, outputs.index, pieces, happened,
     )  # fmt: skip
 
 
@@ -231,6 +235,7 @@ def _begin(
     tolerance: RowTolerance,
     f0: Tensor | None,
     sizes: np.ndarray | None,
+    stops: RowStops,
     leave: Callable[[_Active, np.ndarray, np.ndarray], _Active],
 ) -> _Active:
     """The rows before their first steps, without those that cannot take one."""
@@ -238,10 +243,10 @@ def _begin(
     t, end = clock.times[rows.index, 0].copy(), clock.times[rows.index, -1].copy()
     prepared = solver.prepared(tolerance)
     proposal = control.start_rows(field, t, end, y0, prepared, tolerance, f0, sizes)
-    blank = np.full(len(rows), np.nan)
+    stop = stops.next_after(t, end)
     active = _Active(
-        field, prepared, tolerance, t, end, proposal.t_next, y0, None, proposal.carry, proposal.statuses, blank,
-        end, blank, np.ones(len(rows), dtype=bool),
+        field, prepared, tolerance, t, end, _clipped(t, proposal.t_next, stop), y0, None, proposal.carry,
+        proposal.statuses, np.full(len(rows), np.nan), stop, proposal.t_next, np.ones(len(rows), dtype=bool),
     )  # fmt: skip
     bad = np.array([not status.ok for status in proposal.statuses], dtype=bool)
     active = leave(active, bad, proposal.statuses)
@@ -261,6 +266,8 @@ def _around(field: RowField, stops: RowStops, t: np.ndarray, end: np.ndarray) ->
 
 def _across(active: _Active, stops: RowStops, clock: RowClock, solver: ODESolver) -> _Active:
     """The rows, of which those that have come to a discontinuity begin anew behind it."""
+    if not len(stops.jumps):
+        return active
     crossed = stops.crossed(active.t) & ~active.fresh
     if not crossed.any():
         return active
@@ -278,9 +285,12 @@ def _across(active: _Active, stops: RowStops, clock: RowClock, solver: ODESolver
 
 def _remembered(active: _Active, ok: np.ndarray, t_next: np.ndarray) -> np.ndarray:
     """The ends of the next steps where a forced stop does not make the control forget its step size."""
-    t1, ahead = active.t_next, active.wanted - active.t
-    forced = ok & (t1 == active.stop) & (np.abs(ahead) > np.abs(t_next - t1))
-    return np.where(forced, t1 + ahead, t_next)
+    t1 = active.t_next
+    forced = ok & (t1 == active.stop)
+    if not forced.any():
+        return t_next
+    ahead = active.wanted - active.t
+    return np.where(forced & (np.abs(ahead) > np.abs(t_next - t1)), t1 + ahead, t_next)
 
 
 def _clipped(t: np.ndarray, wanted: np.ndarray, stop: np.ndarray) -> np.ndarray:
@@ -288,16 +298,17 @@ def _clipped(t: np.ndarray, wanted: np.ndarray, stop: np.ndarray) -> np.ndarray:
     return np.where(np.abs(stop - t) <= np.abs(wanted - t) * 1.01, stop, wanted)
 
 
-def _stuck(active: _Active, start: np.ndarray, exhausted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows cannot take their next steps, and why."""
-    t, end, t_next = active.t, active.end, active.t_next
-    span = np.abs(end - start[active.rows.index])
-    shortest = np.maximum(4 * np.spacing(np.abs(t)), 1e-25 * np.where(np.isinf(span), 0.0, span))
-    stuck = ((t_next != active.stop) & (np.abs(t_next - t) < shortest)) | (t_next == active.rejected)
-    why = np.full(len(t), Status.MAX_STEPS, dtype=object)
-    for k in np.flatnonzero(stuck):
-        why[k] = Status.STEP_UNDERFLOW if active.why[k].ok else active.why[k]
-    return stuck | exhausted, why
+def _stuck(active: _Active, least: np.ndarray) -> np.ndarray:
+    """Which rows have come to steps that are too short to take; ``least [B]`` is what is so anywhere in a span."""
+    t, t_next = active.t, active.t_next
+    shortest = np.maximum(4 * np.spacing(np.abs(t)), least[active.rows.index])
+    too_short: np.ndarray = (t_next != active.stop) & (np.abs(t_next - t) < shortest)
+    return too_short | (t_next == active.rejected)
+
+
+def _too_short(why: np.ndarray) -> np.ndarray:
+    """Why rows give up whose steps have become too short, where ``why`` was said of their last ones."""
+    return np.array([Status.STEP_UNDERFLOW if status.ok else status for status in why], dtype=object)
 
 
 def _step(active: _Active, clock: RowClock, adaptive: bool) -> Step:

@@ -127,6 +127,7 @@ class RowOutputs:
         self.direction = np.where(clock.times[:, -1] < clock.times[:, 0], -1.0, 1.0)
         self.next = np.ones(count, dtype=np.int64)
         self._ahead = self.next.copy()
+        self._planned_times = np.column_stack([clock.times, self.direction * math.inf])
         self._pieces: list[Tensor] = []
         self._collected = 0
         self._place = np.full(self.times.shape, -1, dtype=np.int64)
@@ -212,18 +213,16 @@ class RowOutputs:
 
     def _planned(self, rows: np.ndarray, taken: np.ndarray, until: np.ndarray) -> list[_Round]:
         """The times of the clock that these steps have come to."""
-        times, last = self.clock.times, self.length - 1
         rounds: list[_Round] = []
-        direction = self.direction[rows]
+        direction, rounding = self.direction[rows], 4 * np.spacing(np.abs(until))
         while True:
-            ahead = self._ahead[rows]
-            index = np.minimum(ahead, last)
-            tau = times[rows, index]
-            reached = taken & (ahead <= last) & (((until - tau) * direction >= 0) | same_time(tau, until))
+            index = self._ahead[rows]
+            tau = self._planned_times[rows, index]  # infinite behind the last one
+            reached = taken & ((until - tau) * direction >= -rounding)
             if not reached.any():
                 return rounds
             rounds.append(_Round(tau, reached, index))
-            self._ahead[rows] += reached
+            self._ahead[rows] = index + reached
 
     def stop(self, rows: Selection, y: Tensor) -> None:
         """These rows end before their last output, in the states ``y``."""

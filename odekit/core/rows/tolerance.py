@@ -13,7 +13,7 @@ from odekit.core.tolerance import Norm, Tolerance, largest, rms
 
 
 def _row_rms(x: Tensor) -> Tensor:
-    flat = x.reshape(len(x), math.prod(x.shape[1:]))
+    flat = x if x.ndim == 2 else x.reshape(len(x), math.prod(x.shape[1:]))
     return torch.linalg.vector_norm(flat, dim=1) / math.sqrt(max(flat.shape[1], 1))
 
 
