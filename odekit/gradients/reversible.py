@@ -63,7 +63,7 @@ class Reversal(GradientMethod):
     name = "reversible"
     exact = True
     dissects = True
-    memory = "output times × state + one step's activations"
+    memory = "output times × state + one step's activations (or those of several, within 1 MiB)"
 
     def solve(self, problem: Problem, solver: ODESolver, control: StepControl) -> Outcome:
         solver = self._reversible(solver)
@@ -193,7 +193,7 @@ class _Tape(Tape):
         if isinstance(self.solver, UndoingSolver):
             yield from self._undone(self.solver, count, sweep, drift)
             return
-        pieces = Pieces(self.solver, ACTIVATIONS)
+        pieces = Pieces(self.solver, ACTIVATIONS // 4)  # the states at the starts of the steps are there beside them
         for piece in pieces.of(self._taken_again(count, sweep, drift)):
             reached = sweep.through(*piece)
             pieces.weigh(reached, sweep.inputs)
