@@ -79,7 +79,7 @@ def coefficient(x: Time, y: Tensor) -> float | Tensor:
     """``x`` as something that multiplies ``y`` without changing its dtype."""
     if isinstance(x, RowTimes):
         return x.tensor(y)
-    return x.to(y.dtype.to_real()) if isinstance(x, Tensor) else x
+    return x.to(y.real.dtype) if isinstance(x, Tensor) else x
 
 
 def host(x: Time) -> Any:
