@@ -1,4 +1,4 @@
-"""A hook of the docs site: links to files of the repository outside docs/ become plain text, the README the first page."""
+"""A hook of the docs site: links to files outside docs/ become plain text, the README becomes the first page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The docs site is whole: every hook has its page, every name its place, the commands' help is as it is, and it builds."""
+"""The docs site is whole: a page for every hook, a place for every name, the commands as they are, a strict build."""
 
 from __future__ import annotations
 
