@@ -56,8 +56,10 @@ bench: $(READY) ## time odekit next to its peers; BENCH_ARGS='W3 --quick' for a 
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/run.py --out runs/bench $(BENCH_ARGS)
 
-docs: $(READY) ## check the pages: their links lead somewhere, their Python runs
-	$(PYTEST) tests/packaging/test_pages.py
+docs: $(READY) ## build the docs site in build/site, and check its pages
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m mkdocs build --strict
+	$(PYTEST) tests/packaging/test_pages.py tests/packaging/test_site.py
 
 clean: ## remove the environment, caches and builds; results in runs/ stay
 	rm -rf -- $(ENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
