@@ -302,7 +302,9 @@ def test_a_second_derivative_is_refused_rather_than_wrong(solver: str) -> None:
     y0 = torch.tensor([0.5], dtype=DOUBLE, requires_grad=True)
     y1 = solve(lambda t, y: -(y**2), y0, [0.0, 1.0], solver=solver, step_size=0.25).y1
     (grad,) = torch.autograd.grad(y1.sum(), y0, create_graph=True)
-    with pytest.raises(GradientError, match=r"an implicit step cannot be differentiated again.*Newton\(derivatives=2\)"):
+    with pytest.raises(
+        GradientError, match=r"an implicit step cannot be differentiated again.*Newton\(derivatives=2\)"
+    ):
         (grad.sum() + y1.sum()).backward()
 
 
