@@ -231,6 +231,7 @@ class _Graph:
                 if self.recorded or not self.seen:  # PyTorch looks at the .grad of all inputs, and warns of that itself
                     around.enter_context(warnings.catch_warnings())
                     warnings.filterwarnings("ignore", "The .grad attribute")
+                    warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)  # what the compiler imports
                 if self.derives:
                     around.enter_context(torch._dynamo.config.patch({_DERIVING: True}))
                 found = self._compiled(*arguments)
