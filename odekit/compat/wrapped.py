@@ -10,49 +10,26 @@ import attrs
 import torch
 from torch import Tensor
 
-from odekit.core.protocols import ODESolver, Step, VectorField
+from odekit.core.protocols import Step, VectorField
 from odekit.core.times import Time, coefficient, host
-from odekit.core.tolerance import Tolerance
+from odekit.core.wrapper import Wrapper
 
 
 @attrs.frozen(eq=False)
-class Wrapped(ODESolver):
-    """A solver that does everything as ``inner`` does."""
-
-    inner: ODESolver
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return self.inner.name
-
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        return self.inner.order
-
-    @property
-    def memoryless(self) -> bool:  # type: ignore[override]
-        return self.inner.memoryless
-
-    def prepared(self, tolerance: Tolerance) -> ODESolver:
-        return attrs.evolve(self, inner=self.inner.prepared(tolerance))
-
-    def differentiable(self, times: int) -> ODESolver:
-        return attrs.evolve(self, inner=self.inner.differentiable(times))
-
-    def init(self, f: VectorField, t0: Time, y0: Tensor, f0: Tensor | None = None) -> Any:
-        return self.inner.init(f, t0, y0, f0)
+class Wrapped(Wrapper):
+    """A solver that does everything as another one does."""
 
     def step(self, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Step:
-        return self.inner.step(f, t0, t1, y0, carry)
+        return self.solver.step(f, t0, t1, y0, carry)
 
     def advance(self, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Step:
-        return self.inner.advance(f, t0, t1, y0, carry)
+        return self.solver.advance(f, t0, t1, y0, carry)
 
     def densify(self, f: VectorField, step: Step) -> Step:
-        return self.inner.densify(f, step)
+        return self.solver.densify(f, step)
 
     def interpolate(self, step: Step, theta: Time) -> Tensor:
-        return self.inner.interpolate(step, theta)
+        return self.solver.interpolate(step, theta)
 
 
 @attrs.frozen(eq=False)
@@ -95,10 +72,10 @@ class Differentiated(Wrapped):
         return self.grid[min(near, key=lambda k: abs(self._rising[k] - wanted))]
 
     def init(self, f: VectorField, t0: Time, y0: Tensor, f0: Tensor | None = None) -> Any:
-        return self.inner.init(f, self._at(t0), y0, f0)
+        return self.solver.init(f, self._at(t0), y0, f0)
 
     def step(self, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Step:
-        return self.inner.step(f, self._at(t0), self._at(t1), y0, carry)
+        return self.solver.step(f, self._at(t0), self._at(t1), y0, carry)
 
     def advance(self, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Step:
-        return self.inner.advance(f, self._at(t0), self._at(t1), y0, carry)
+        return self.solver.advance(f, self._at(t0), self._at(t1), y0, carry)

@@ -13,44 +13,17 @@ from odekit.core.control import FixedStep
 from odekit.core.problem import Problem
 from odekit.core.protocols import ODESolver, Step, StepControl, VectorField
 from odekit.core.times import Time, coefficient
+from odekit.core.wrapper import Wrapper
 
 
 @attrs.frozen(eq=False)
-class Chunk(ODESolver):
+class Chunk(Wrapper):
     """``count`` equal steps of ``solver``, told of as one. Without an error estimate: for fixed steps only.
 
     Dense output is that of the step in which a time lies, which are all taken once more for it.
     """
 
-    solver: ODESolver
     count: int
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return self.solver.name
-
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        return self.solver.order
-
-    @property
-    def dense_order(self) -> int:  # type: ignore[override]
-        return self.solver.dense_order
-
-    @property
-    def implicit(self) -> bool:  # type: ignore[override]
-        return self.solver.implicit
-
-    @property
-    def structure(self) -> str:  # type: ignore[override]
-        return self.solver.structure
-
-    @property
-    def memoryless(self) -> bool:  # type: ignore[override]
-        return self.solver.memoryless
-
-    def init(self, f: VectorField, t0: Time, y0: Tensor, f0: Tensor | None = None) -> Any:
-        return self.solver.init(f, t0, y0, f0)
 
     def step(self, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Step:
         last = self._steps(f, t0, t1, y0, carry)[-1]

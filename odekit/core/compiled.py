@@ -24,11 +24,12 @@ from odekit.core.graph_field import GraphField, Inlined
 from odekit.core.protocols import ODESolver, Step, VectorField
 from odekit.core.times import RowTimes, Time
 from odekit.core.tolerance import Norm, Tolerance, rms
+from odekit.core.wrapper import Wrapper
 from odekit.errors import CompileWarning
 
 
 @attrs.frozen(eq=False)
-class CompiledStep(ODESolver):
+class CompiledStep(Wrapper):
     """Another solver, whose steps run as one compiled graph each.
 
     The graph has the stages and the scaled error in it. It is made once for a vector field, a solver, the dtypes and
@@ -45,47 +46,11 @@ class CompiledStep(ODESolver):
         tolerance: of the solve that it is prepared for.
     """
 
-    solver: ODESolver
     backend: str = "inductor"
     tolerance: Tolerance | None = None
 
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return self.solver.name
-
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        return self.solver.order
-
-    @property
-    def error_order(self) -> int | None:  # type: ignore[override]
-        return self.solver.error_order
-
-    @property
-    def dense_order(self) -> int:  # type: ignore[override]
-        return self.solver.dense_order
-
-    @property
-    def implicit(self) -> bool:  # type: ignore[override]
-        return self.solver.implicit
-
-    @property
-    def structure(self) -> str:  # type: ignore[override]
-        return self.solver.structure
-
-    @property
-    def memoryless(self) -> bool:  # type: ignore[override]
-        return self.solver.memoryless
-
-    @property
-    def rowwise(self) -> bool:  # type: ignore[override]
-        return self.solver.rowwise
-
-    def prepared(self, tolerance: Tolerance) -> ODESolver:
-        return attrs.evolve(self, solver=self.solver.prepared(tolerance), tolerance=tolerance)
-
-    def init(self, f: VectorField, t0: Time, y0: Tensor, f0: Tensor | None = None) -> Any:
-        return self.solver.init(f, t0, y0, f0)
+    def prepared(self, tolerance: Tolerance) -> CompiledStep:
+        return attrs.evolve(super().prepared(tolerance), tolerance=tolerance)
 
     def step(self, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Step:
         return self._taken("step", f, t0, t1, y0, carry)

@@ -12,7 +12,7 @@ from torch import Tensor
 from odekit.core.protocols import ODESolver, Step, VectorField
 from odekit.core.solution import Status
 from odekit.core.times import Time, coefficient
-from odekit.core.tolerance import Tolerance
+from odekit.core.wrapper import Wrapper
 from odekit.errors import InputError
 
 
@@ -24,7 +24,7 @@ def _solver(given: Any) -> ODESolver:
 
 
 @attrs.frozen(eq=False)
-class Doubling(ODESolver):
+class Doubling(Wrapper):
     """Any one-step solver with adaptive steps: every step is taken in two halves, and once as a whole to compare.
 
     With y2 after the two halves, w after the whole and p the order of the solver, y2 is wrong by about
@@ -46,42 +46,9 @@ class Doubling(ODESolver):
         return f"Doubling({self.solver.name})"
 
     @property
-    def order(self) -> int:  # type: ignore[override]
-        return self.solver.order
-
-    @property
     def error_order(self) -> int:  # type: ignore[override]
         """The estimate is of the order p + 1, as if the embedded method had order p."""
         return self.solver.order
-
-    @property
-    def dense_order(self) -> int:  # type: ignore[override]
-        return self.solver.dense_order
-
-    @property
-    def implicit(self) -> bool:  # type: ignore[override]
-        return self.solver.implicit
-
-    @property
-    def structure(self) -> str:  # type: ignore[override]
-        return self.solver.structure
-
-    @property
-    def memoryless(self) -> bool:  # type: ignore[override]
-        return self.solver.memoryless
-
-    @property
-    def rowwise(self) -> bool:  # type: ignore[override]
-        return self.solver.rowwise
-
-    def prepared(self, tolerance: Tolerance) -> ODESolver:
-        return attrs.evolve(self, solver=self.solver.prepared(tolerance))
-
-    def differentiable(self, times: int) -> ODESolver:
-        return attrs.evolve(self, solver=self.solver.differentiable(times))
-
-    def init(self, f: VectorField, t0: Time, y0: Tensor, f0: Tensor | None = None) -> Any:
-        return self.solver.init(f, t0, y0, f0)
 
     def step(self, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Step:
         if carry is None and self.memoryless:
