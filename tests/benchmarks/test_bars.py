@@ -12,6 +12,7 @@ from benchmarks.problems import DETEST, NONSTIFF, STIFF, Problem
 
 
 @pytest.mark.bars
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("problem", STIFF.values(), ids=str)
 def test_a_stiff_solver_gives_five_digits_for_little_more_than_radau(problem: Problem) -> None:
     bar = stiff_bar(problem)
@@ -19,6 +20,7 @@ def test_a_stiff_solver_gives_five_digits_for_little_more_than_radau(problem: Pr
 
 
 @pytest.mark.bars
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("problem", NONSTIFF.values(), ids=str)
 def test_seven_digits_of_every_nonstiff_problem(problem: Problem) -> None:
     bar = nonstiff_bar(problem)
