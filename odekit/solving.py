@@ -13,6 +13,7 @@ from odekit.core.autocast import suspended
 from odekit.core.callbacks import Callbacks, resolve_callbacks
 from odekit.core.chunk import chunked
 from odekit.core.compiled import CompiledStep
+from odekit.core.compiled_solve import CompiledSolve
 from odekit.core.control import resolve_control
 from odekit.core.dense import Kept, Recorder
 from odekit.core.events import Event, resolve_events
@@ -149,13 +150,13 @@ def solve(
                 "and solve all of their rows at once, without vmap"
             )
         stops = RowStops.of(step_times, jump_times)
-        solver = CompiledStep(solver) if compiled else solver
+        solver = _compiling(solver, compile) if compiled else solver
         with suspended(problem.y0.device.type):
             return solve_rows(problem, t, gradient, solver, control, throw, stops, saved)
     length = 1
     if compiled and compile == "solve":
         problem, solver, control, length = chunked(problem, solver, control)
-    solver = CompiledStep(solver) if compiled else solver
+    solver = _compiling(solver, compile) if compiled else solver
     with suspended(problem.y0.device.type):
         journey = travel(problem, gradient, solver, control)
     solution = report(journey, problem, saved)
@@ -164,6 +165,10 @@ def solve(
     if throw and not solution.status.ok:
         raise SolveError(_complaint(journey.outcome, solver, problem.y0), solution.status, solution)
     return solution
+
+
+def _compiling(solver: ODESolver, compile: bool | str) -> CompiledStep:
+    return CompiledSolve(solver) if compile == "solve" else CompiledStep(solver)
 
 
 def _recorder(dense: bool | None) -> Recorder[Kept] | None:
