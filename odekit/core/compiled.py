@@ -197,7 +197,7 @@ class Graph:
             _let_grow(arguments)
         try:
             with contextlib.ExitStack() as around:
-                if self.recorded or not self.seen:  # PyTorch looks at the .grad of all inputs, and warns of that itself
+                if not self.seen or _derived(arguments):  # PyTorch looks at their .grad, and warns of that itself
                     around.enter_context(warnings.catch_warnings())
                     warnings.filterwarnings("ignore", "The .grad attribute")
                     warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)  # what the compiler imports
@@ -222,6 +222,12 @@ class Graph:
             CompileWarning,
             stacklevel=3,
         )
+
+
+def _derived(arguments: tuple[Any, ...]) -> bool:
+    """Whether there are tensors among the arguments that follow from others, with gradients."""
+    leaves = optree.tree_leaves(cast(Any, arguments), none_is_leaf=True)
+    return any(isinstance(x, Tensor) and x.requires_grad and not x.is_leaf for x in leaves)
 
 
 def _let_grow(arguments: tuple[Any, ...]) -> None:

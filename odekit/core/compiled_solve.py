@@ -12,9 +12,10 @@ from torch import Tensor
 
 from odekit.core import lanes
 from odekit.core.compiled import CompiledStep, Graph, graph_of, inlined_of, like
-from odekit.core.control import PIDControl
+from odekit.core.control import FixedStep, PIDControl
 from odekit.core.graph_field import Inlined
 from odekit.core.graph_loop import DONE, GOING, MAX_STEPS, NON_FINITE, UNDERFLOW, WINDOW, Real, Whole, looped
+from odekit.core.graph_repeat import repeated
 from odekit.core.looping import LoopingSolver, Start, Stretch
 from odekit.core.protocols import ODESolver, Step, StepControl
 from odekit.core.solution import Status
@@ -36,10 +37,10 @@ class CompiledSolve(CompiledStep, LoopingSolver):
     """Another solver, whose steps and the decisions between them are one graph with a loop in it.
 
     It runs from the first time to the last without coming back to the host, or, where every step is to be told of,
-    for as many steps as gather in a record. That is for steps that adapt by I, PI or PID control, and where no
-    gradient flows through them; elsewhere it is :class:`~odekit.core.compiled.CompiledStep`. The steps are those that
-    the host would take, to rounding. The loop is PyTorch's ``while_loop``, and with inductor the host's part of it is
-    C++.
+    for as many steps as gather in a record. That is for steps that adapt by I, PI or PID control, for equal steps of
+    which the end alone is wanted, and where no gradient flows through them; elsewhere it is
+    :class:`~odekit.core.compiled.CompiledStep`. The steps are those that the host would take, to rounding. The loop is
+    PyTorch's ``while_loop``, and with inductor the host's part of it is C++.
 
     The first solve of a kind takes its first step without it too, and compares.
     """
@@ -48,14 +49,20 @@ class CompiledSolve(CompiledStep, LoopingSolver):
         self, f: Any, start: Start, control: StepControl, tolerance: Tolerance, keep: bool
     ) -> Iterator[Stretch] | None:
         y, carry = start.y, start.carry
-        if type(control) is not PIDControl or lanes.transformed() or y.device.type == "mps":  # MPS has no float64
+        if (
+            type(control) not in (PIDControl, FixedStep) or lanes.transformed() or y.device.type == "mps"
+        ):  # MPS has no float64
             return None
         if not (self.solver.memoryless and (carry is None or isinstance(carry, Tensor))):
             return None
         if torch.is_grad_enabled() and (y.requires_grad or carry is None or carry.requires_grad):
             return None
         inlined = inlined_of(f)
-        if inlined is None:
+        if inlined is None or not inlined.loops:
+            return None
+        if isinstance(control, FixedStep):
+            return self._repeated(f, inlined, start, control, keep)
+        if type(control) is not PIDControl:
             return None
         kind = "loop", start.t.ndim, len(start.times) > 1, keep
         options = {"cpp_wrapper": True} if self.backend == "inductor" else None
@@ -63,6 +70,38 @@ class CompiledSolve(CompiledStep, LoopingSolver):
         with torch.no_grad():
             run = _Run(graph, self.solver, f, inlined, start, control, tolerance, keep)
             return run.stretches() if run.works() else None
+
+    def _repeated(
+        self, f: Any, inlined: Inlined, start: Start, control: FixedStep, keep: bool
+    ) -> Iterator[Stretch] | None:
+        """The same for equal steps, of which nobody wants to know but the last."""
+        t, t_end, y = float(start.t), float(start.t_end), start.y
+        count = control.count(t, t_end)
+        if keep or start.t.ndim or len(start.times) > 1 or count > int(start.budget):
+            return None
+        options = {"cpp_wrapper": True} if self.backend == "inductor" else None
+        graph = graph_of(repeated, inlined.owner, self.solver, self.backend, "repeat", False, y, options)
+        if graph.broken:
+            return None
+        ends = torch.tensor([t, t_end, *inlined.bounds], dtype=torch.float64, device=y.device)
+
+        def run(last: int) -> Any:
+            numbers = torch.tensor([last, count], dtype=torch.float64, device=y.device)
+            return graph.run((self.solver, inlined.call, inlined.args, inlined.layout, ends, numbers, y))
+
+        with torch.no_grad():
+            if graph.calls is None or not graph.checked:
+                before = f.nfe
+                step = self.solver.advance(f, t, t_end if count == 1 else t + (t_end - t) / count, y, None)
+                graph.calls = f.nfe - before
+                found = run(1)
+                if found is None or not graph.check(found[1], step.y1):
+                    return None
+            _, y1 = run(count)
+        inlined.count(count * (graph.calls or 0))
+        steps = np.array(count)
+        done = Stretch(start.t_end, y1, start.t_end, [Status.SUCCESS], steps, steps, np.array(1), None, None)
+        return iter([done])
 
 
 class _Run:

@@ -17,8 +17,8 @@ from torch._higher_order_ops.while_loop import while_loop
 
 from odekit.core.control import History, PIDControl
 from odekit.core.graph_field import GraphField
+from odekit.core.graph_layout import GraphLayout
 from odekit.core.protocols import ODESolver
-from odekit.core.state import Layout
 from odekit.core.tolerance import Norm
 
 WINDOW = 4
@@ -53,7 +53,7 @@ def looped(
     control: PIDControl,
     call: Callable[..., Any],
     args: tuple[Any, ...],
-    layout: Layout | None,
+    layout: GraphLayout | None,
     column: tuple[int, ...] | None,
     norm: Norm,
     rtol: Tensor,
@@ -113,7 +113,7 @@ def looped(
         live = going & ~stuck & ~spent
 
         low, high, start, end = (wide(x, y) if by_row else x for x in (ends[1], ends[2], t, t1))
-        field = GraphField(call, args, layout, column, low, high, y.real.dtype)
+        field: Any = GraphField(call, args, layout, column, low, high, y.real.dtype)
         step = solver.step(field, start, end, y, carry)
         assert step.error is not None
         ratio = norm(step.error / (atol + rtol * torch.maximum(y.abs(), step.y1.abs()))).double()

@@ -42,8 +42,9 @@ class Start:
         times: Sequence[float],
     ) -> Start:  # fmt: skip
         """That of a loop with shared steps."""
-        number = [np.array(x, dtype=np.float64) for x in (t, wanted, t_end)]
-        return cls(*number, y, carry, judged, np.array(budget, dtype=np.int64), np.array(times, dtype=np.float64))
+        first, next_end, last = (np.array(x, dtype=np.float64) for x in (t, wanted, t_end))
+        limit, outputs = np.array(budget, dtype=np.int64), np.array(times, dtype=np.float64)
+        return cls(first, next_end, last, y, carry, judged, limit, outputs)
 
 
 @attrs.frozen(eq=False)
@@ -56,7 +57,7 @@ class Stretch:
         statuses: how each lane stands; None for one that is on its way.
         steps, accepted: how many were tried and accepted, since the start.
         outputs: the number of outputs reached since the start.
-        ys: the states at outputs, ``[T, *y.shape]``; what was not reached means nothing.
+        ys: the states at outputs, ``[T, *y.shape]``; what was not reached means nothing. None if there is but the end.
         kept: of a single lane, the accepted steps of this stretch: their ends, and the states at their starts.
     """
 
@@ -67,7 +68,7 @@ class Stretch:
     steps: np.ndarray
     accepted: np.ndarray
     outputs: np.ndarray
-    ys: Tensor
+    ys: Tensor | None
     kept: tuple[np.ndarray, Tensor] | None
 
 
