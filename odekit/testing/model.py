@@ -99,8 +99,14 @@ class ModelSubject:
         generator = _generator(5)
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.add_(0.15 * torch.randn(parameter.shape, generator=generator))
+                parameter.add_(_stirring(parameter) * torch.randn(parameter.shape, generator=generator))
         return model.eval()
+
+
+def _stirring(parameter: Tensor) -> float:
+    """How far to move a parameter: less in wide layers, whose outputs are sums of many terms."""
+    inputs = parameter[0].numel() if parameter.ndim > 1 else 1
+    return 0.15 * min(1.0, math.sqrt(16 / inputs))
 
 
 def _answer(model: Model, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ _R5 = 5**0.5
 
 
 class Ralston4(ExplicitRungeKutta):
-    """The four-stage, fourth-order method of least error bound. Ralston 1962, *RK methods with minimum error bounds*."""
+    """Four stages, order four, the least error bound. Ralston 1962, *Runge-Kutta methods with minimum error bounds*."""
 
     name = "ralston4"
     order = 4
