@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
 from odekit_realnvp.actnorm import ActNorm
 from odekit_realnvp.coupling import AffineCoupling
 from odekit_realnvp.lu_linear import LULinear
@@ -60,6 +61,29 @@ def test_actnorm_begins_with_what_the_batch_needs():
     torch.testing.assert_close(z.mean(0), torch.zeros(3), rtol=0, atol=1e-5)
     torch.testing.assert_close(z.std(0, correction=0), torch.tensor([1.0, 1.0, 0.0]), rtol=0, atol=1e-5)
     assert norm.log_scale[2] == 0  # an entry that does not vary keeps its scale
+
+
+def fit_a_half(rank, place):
+    """In one of two processes: fit to every second row, and leave the constants behind."""
+    dist.init_process_group("gloo", init_method=f"file://{place}/meeting", rank=rank, world_size=2)
+    norm = ActNorm(3)
+    norm.fit(batch()[rank::2])
+    torch.save(norm.state_dict(), f"{place}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def batch():
+    return torch.randn(40, 3, generator=torch.Generator().manual_seed(2)) * torch.tensor([5.0, 0.1, 1.0]) + 2
+
+
+def test_processes_begin_with_what_all_of_their_batches_need(tmp_path):
+    torch.multiprocessing.spawn(fit_a_half, (str(tmp_path),), nprocs=2)
+    alone = ActNorm(3)
+    alone.fit(batch())
+    one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    for name, expected in alone.state_dict().items():
+        assert torch.equal(one[name], two[name])
+        torch.testing.assert_close(one[name], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_linear_map_begins_as_a_rotation():
