@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from odekit.core.steady import steady_state
     from odekit.neural_ode import NeuralODE
     from odekit.registry.hooks import hookimpl
-    from odekit.solving import solve, trace_named
+    from odekit.solving import solve, solver_named, trace_named
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "solve": "odekit.solving",
+    "solver_named": "odekit.solving",
     "trace_named": "odekit.solving",
     "NeuralODE": "odekit.neural_ode",
     "Solution": "odekit.core.solution",
@@ -44,7 +45,8 @@ _HOMES = {
 
 __all__ = [
     "Callbacks", "Doubling", "Event", "EventLog", "FixedStep", "NeuralODE", "PIDControl", "PredictiveControl",
-    "Reversible", "Solution", "Stats", "Status", "errors", "hookimpl", "solve", "steady_state", "trace_named",
+    "Reversible", "Solution", "Stats", "Status", "errors", "hookimpl", "solve", "solver_named", "steady_state",
+    "trace_named",
 ]  # fmt: skip
 
 

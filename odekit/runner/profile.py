@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from odekit.core.tolerance import default_tolerances
-from odekit.errors import OdekitError, RunError
+from odekit.errors import OdekitError, OptionError, RunError
 from odekit.gradients import memory
 from odekit.registry import catalog
 from odekit.runner import choices, toml
@@ -117,7 +117,8 @@ def profile(
         NameNotFound, OptionError, InputError: the spec asks for something that is not there or not possible.
         DeviceError: the device is not there.
     """
-    choices.find(spec)
+    if not choices.find(spec).model.solves:
+        raise OptionError(f"the model {spec.model.name!r} solves no ODE, so there is no gradient method to choose")
     device = choose(spec.device, getattr(torch, spec.dtype))
     note(str(device))
     with tempfile.TemporaryDirectory(prefix="odekit-profile-") as place:
