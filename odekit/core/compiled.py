@@ -60,6 +60,8 @@ class CompiledStep(Wrapper):
 
     def densify(self, f: VectorField, step: Step) -> Step:
         if step.dense is None:
+            step = self._taken("step", f, step.t0, step.t1, step.y0, None)
+        if step.dense is None:  # of a graph that gradients go through
             step = self.solver.step(f, step.t0, step.t1, step.y0, None)
         return self.solver.densify(f, step)
 

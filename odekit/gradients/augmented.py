@@ -151,7 +151,7 @@ class Augmented:
 
     def inlined(self) -> Inlined | None:
         """What becomes part of a compiled graph, once it has been seen what f depends on."""
-        inner = self.field.inlined() if any(self.used) else None
+        inner = self.field.inlined() if any(self.used) or not self.inputs else None
         if inner is None:
             return None
         vjp = _functional(inner, self.inputs)
