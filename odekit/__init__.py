@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from odekit.core.solution import EventLog, Solution, Stats, Status
     from odekit.core.steady import steady_state
     from odekit.neural_ode import NeuralODE
+    from odekit.registry.current import load_plugin, register, unload_plugin, unregister
     from odekit.registry.hooks import hookimpl
     from odekit.solving import solve, trace_named
 
@@ -40,11 +41,13 @@ _HOMES = {
     "steady_state": "odekit.core.steady",
     "Callbacks": "odekit.core.callbacks",
     "hookimpl": "odekit.registry.hooks",
+    **dict.fromkeys(("load_plugin", "register", "unload_plugin", "unregister"), "odekit.registry.current"),
 }
 
 __all__ = [
     "Callbacks", "Doubling", "Event", "EventLog", "FixedStep", "NeuralODE", "PIDControl", "PredictiveControl",
-    "Reversible", "Solution", "Stats", "Status", "errors", "hookimpl", "solve", "steady_state", "trace_named",
+    "Reversible", "Solution", "Stats", "Status", "errors", "hookimpl", "load_plugin", "register", "solve",
+    "steady_state", "trace_named", "unload_plugin", "unregister",
 ]  # fmt: skip
 
 

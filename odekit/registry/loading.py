@@ -23,6 +23,7 @@ import importlib_metadata
 
 from odekit.errors import PluginError, nearest
 from odekit.registry.catalog import FIRST_PARTY, Catalog, Plugin, normalized
+from odekit.registry.registration import check_protocol
 
 GROUP = "odekit"
 """The entry-point group of plugins."""
@@ -43,11 +44,16 @@ def load(path: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     """
     environ = os.environ if environ is None else environ
     with _one_at_a_time(), contextlib.redirect_stdout(sys.stderr):
-        loading = _Loading(strict=environ.get("ODEKIT_STRICT", "") not in ("", "0"))
+        loading = _Loading(strict=is_strict(environ))
         found = loading.find(path)
         for point in loading.chosen(found, environ.get("ODEKIT_LOAD_PLUGINS")):
             loading.load(point)
         return loading.catalog
+
+
+def is_strict(environ: Mapping[str, str]) -> bool:
+    """Whether lines of text are to be errors."""
+    return environ.get("ODEKIT_STRICT", "") not in ("", "0")
 
 
 @contextlib.contextmanager
@@ -108,7 +114,7 @@ class _Loading:
                 points.extend(_points(distribution))
             except Exception as error:
                 self.problem(
-                    f"the entry points of {_whose(distribution)} cannot be read: {_line(error)}. Reinstall it.", error
+                    f"the entry points of {_whose(distribution)} cannot be read: {line_of(error)}. Reinstall it.", error
                 )
         if not any(point.first_party for point in points):
             self.problem(
@@ -198,7 +204,11 @@ def _whose(distribution: Distribution) -> str:
 def _resolve(point: _Point) -> object:
     """The module or object that an entry point names."""
     reference = importlib_metadata.EntryPoint(point.name, point.value, GROUP)
-    module = importlib.import_module(reference.module)
+    try:
+        module = importlib.import_module(reference.module)
+    finally:  # what is made for another odekit may fail in any way; this is why
+        for name in (reference.module.partition(".")[0], reference.module):
+            check_protocol(sys.modules.get(name))
     attributes = [part for part in (reference.attr or "").split(".") if part]
     try:
         return functools.reduce(getattr, attributes, module)
@@ -216,8 +226,8 @@ def _describe(point: _Point, error: BaseException) -> str:
     """One line: the entry point, its distribution and version, what happened, and what to do."""
     where = f"plugin {point.name!r} ({point.value}) of {point.origin}"
     if isinstance(error, PluginError):
-        return f"{where}: {_text(error)}"
-    return f"{where}: {_line(error)}. {_remedy(point, error)}"
+        return f"{where}: {text_of(error)}"
+    return f"{where}: {line_of(error)}. {_remedy(point, error)}"
 
 
 def _remedy(point: _Point, error: BaseException) -> str:
@@ -230,9 +240,11 @@ def _remedy(point: _Point, error: BaseException) -> str:
     return f"Update or uninstall {point.distribution}, or leave it out with ODEKIT_LOAD_PLUGINS."
 
 
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {_text(error)}".rstrip(": .")
+def line_of(error: BaseException) -> str:
+    """An error on one line, with its type."""
+    return f"{type(error).__name__}: {text_of(error)}".rstrip(": .")
 
 
-def _text(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """The same without the type."""
     return " ".join(str(error).split())
