@@ -74,7 +74,7 @@ def run(*arguments: str | Path) -> Result:
 SHORT = ("flat", "--data", "sides", "--steps", "1", "--batch-size", "4", "--quiet")
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "new"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_the_option(name: str) -> None:
     assert "--plugin FILE.py" in run(name, "--help").stdout
 
