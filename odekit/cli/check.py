@@ -15,6 +15,7 @@ from odekit.cli.problems import announced_catalog
 from odekit.errors import NameNotFound, nearest
 from odekit.registry import Catalog, Entry
 from odekit.registry.catalog import LOCAL, normalized
+from odekit.registry.loading import distributions_with_plugins
 
 if TYPE_CHECKING:
     from odekit.testing import Finding, Report
@@ -23,8 +24,13 @@ _COLUMNS = ("KIND", "ORDER", "DIGITS", "MEMORY", "CHECKS", "SECONDS", "VERDICT")
 _WIDTHS = (8, 5, 6, 6, 6, 7, 7)
 
 
+def _distributions(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """How a shell completes a name: with distributions, for what they bring is known only once it is imported."""
+    return [name for name in distributions_with_plugins() if name.startswith(incomplete)]
+
+
 @click.command("check")
-@click.argument("names", nargs=-1, metavar="[NAME | DISTRIBUTION]...")
+@click.argument("names", nargs=-1, metavar="[NAME | DISTRIBUTION]...", shell_complete=_distributions)
 @click.option("--all", "everything", is_flag=True, help="Check everything that is installed.")
 @click.option("--data-folder", type=click.Path(path_type=Path), envvar="ODEKIT_DATA", help="Where datasets are.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object to stdout.")

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 import click
+from click.shell_completion import CompletionItem
 
 from odekit.cli.problems import announced_catalog, command_catalog
 from odekit.errors import nearest
@@ -29,6 +30,9 @@ class KindType(click.ParamType):
         if value in _ALIASES:
             return _ALIASES[value]
         return self.fail(f"{value!r} is not a kind. {nearest(value, (*_PLURALS.values(), PLUGINS))}", param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(kind) for kind in (*_PLURALS.values(), PLUGINS) if kind.startswith(incomplete)]
 
 
 @click.command("list")

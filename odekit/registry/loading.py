@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib
 import os
 import sys
@@ -43,12 +44,17 @@ def load(path: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         PluginError: a plugin asked for the catalog while being loaded; or anything is wrong and ODEKIT_STRICT is set.
     """
     environ = os.environ if environ is None else environ
-    with _one_at_a_time(), contextlib.redirect_stdout(sys.stderr):
+    with _one_at_a_time(), _uncollected(), contextlib.redirect_stdout(sys.stderr):
         loading = _Loading(strict=is_strict(environ))
         found = loading.find(path)
         for point in loading.chosen(found, environ.get("ODEKIT_LOAD_PLUGINS")):
             loading.load(point)
         return loading.catalog
+
+
+def distributions_with_plugins(path: Sequence[str] | None = None) -> list[str]:
+    """The names of the distributions that bring plugins, from their metadata alone: nothing is imported."""
+    return sorted({point.distribution for point in _Loading(strict=False).find(path)})
 
 
 def is_strict(environ: Mapping[str, str]) -> bool:
@@ -70,6 +76,18 @@ def _one_at_a_time() -> Iterator[None]:
             yield
         finally:
             _busy = False
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage is collected inside: imports make little, and the search goes through all that PyTorch has made."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @attrs.frozen

@@ -230,6 +230,7 @@ def test_the_scipy_plugin_works_elsewhere(elsewhere: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_what_odekit_new_writes_comes_and_goes(elsewhere: Path, tmp_path: Path) -> None:
     """For every kind: write, install, list, check, run its tests, uninstall."""
     names = {kind: f"my-{kind}" for kind in KINDS}
@@ -245,8 +246,7 @@ def test_what_odekit_new_writes_comes_and_goes(elsewhere: Path, tmp_path: Path) 
         assert listed["problems"] == []
         checked = run(elsewhere, "-m", "odekit", "check", *(folder.name for folder in folders), cwd=tmp_path)
         assert checked.splitlines()[-1] == f"{len(KINDS)} passed"
-        for folder in folders:
-            run(elsewhere, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=folder)
+        run(elsewhere, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *folders, cwd=tmp_path)
     finally:
         run(elsewhere, "-m", "pip", "uninstall", "--yes", *(folder.name for folder in folders), cwd=tmp_path)
     listed = json.loads(run(elsewhere, "-m", "odekit", "list", "--json", cwd=tmp_path))
