@@ -186,15 +186,32 @@ class _Loading:
 
 
 def _distributions(path: Sequence[str] | None) -> Iterator[Distribution]:
-    """Each distribution once; the first on the path hides others of its name, as it does for imports."""
+    """Each distribution with plugins once; the first on the path hides others of its name, as it does for imports.
+
+    The metadata of the others, which may be hundreds, are not read.
+    """
+    places = list(sys.path if path is None else path)
     seen: set[str] = set()
-    for distribution in importlib_metadata.distributions(path=list(sys.path if path is None else path)):
+    for distribution in importlib_metadata.distributions(path=places):
+        announced = _announced(distribution)
+        if announced is not None and f"[{GROUP}]" not in announced:
+            continue
         name = _metadata(distribution, "Name")
         if name is None:
             yield distribution
         elif normalized(name) not in seen:
             seen.add(normalized(name))
-            yield distribution
+            first = next(iter(importlib_metadata.distributions(name=name, path=places)), distribution)
+            if _announced(first) == announced:
+                yield distribution
+
+
+def _announced(distribution: Distribution) -> str | None:
+    """Its entry points as text; None where they cannot be read."""
+    try:
+        return distribution.read_text("entry_points.txt") or ""
+    except Exception:
+        return None
 
 
 def _metadata(distribution: Distribution, field: str) -> str | None:
@@ -206,8 +223,6 @@ def _metadata(distribution: Distribution, field: str) -> str | None:
 
 
 def _points(distribution: Distribution) -> Iterator[_Point]:
-    if f"[{GROUP}]" not in (distribution.read_text("entry_points.txt") or ""):
-        return
     name, version = _metadata(distribution, "Name"), _metadata(distribution, "Version")
     if not name or not version:
         raise PluginError("its metadata have no name or version")

@@ -242,14 +242,28 @@ def test_the_first_distribution_on_the_path_hides_others_of_its_name(site: Site)
     assert [(p.distribution, p.version) for p in catalog.plugins] == [("odekit", "0.1.0"), ("same", "1")]
 
 
+def test_what_hides_a_distribution_need_not_have_plugins(site: Site) -> None:
+    site.add("same", "1", {"same": "stub_o"}, {"stub_o": solver_source("hidden")})
+    earlier = site.folder / "earlier"
+    earlier.mkdir()
+    info = site.folder / "same-2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: same\nVersion: 2\n")
+    info.rename(earlier / info.name)
+    assert [p.distribution for p in load([str(earlier), str(site.folder)], {}).plugins] == ["odekit"]
+    assert [p.distribution for p in load([str(site.folder), str(earlier)], {}).plugins] == ["odekit", "same"]
+
+
 def test_damaged_metadata(site: Site) -> None:
     (site.add("leftover", "1", {}) / "METADATA").unlink()
     (site.add("hurt", "1", {"hurt": "stub_p"}, {"stub_p": solver_source("hurt")}) / "METADATA").unlink()
     (site.add("unreadable", "1", {}) / "entry_points.txt").write_text("[odekit]\nno equals sign\n")
     (site.folder / "leftover-1.dist-info" / "entry_points.txt").unlink()
+    (site.add("bytes", "1", {}) / "entry_points.txt").write_bytes(b"\xff\xfe")
     catalog = site.load()
     assert names(catalog) == ["odekit:euler"]
-    hurt, unreadable = sorted(catalog.problems)
+    hurt, coded, unreadable = sorted(catalog.problems)
+    assert coded.startswith("the entry points of bytes cannot be read: UnicodeDecodeError")
     assert hurt.startswith("the entry points of a distribution in ")
     assert hurt.endswith("its metadata have no name or version. Reinstall it.")
     assert unreadable.startswith("the entry points of unreadable cannot be read: ")
