@@ -36,7 +36,10 @@ def run(*arguments: str | Path) -> Result:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    """The texts of a folder by their paths, without what tools leave there."""
+    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    kept = [path for path in paths if not {"__pycache__", ".pytest_cache", "build", "dist"} & set(path.parts)]
+    return {path.as_posix(): (folder / path).read_text() for path in kept}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,11 +83,7 @@ def test_what_is_written_passes_its_check_and_its_suite(kind: str, tmp_path: Pat
 
 
 def test_the_template_of_contrib_is_what_is_written() -> None:
-    expected = files("solver", Names.of("kutta3", "odekit-template"))
-    there = {
-        path: text for path, text in contents(CONTRIB).items() if "__pycache__" not in path and "_cache" not in path
-    }
-    assert there == expected
+    assert contents(CONTRIB) == files("solver", Names.of("kutta3", "odekit-template"))
 
 
 def test_the_three_commands_are_told() -> None:
