@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import os
 import sys
-import traceback
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -48,7 +47,7 @@ def imported(file: Path) -> ModuleType:
     Raises:
         PluginError: its code raises something.
     """
-    name = f"odekit_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    name = f"odekit_plugin_{file.stem}_{zlib.crc32(str(file).encode()):08x}"
     with told(file, "cannot be imported"):
         source = file.read_bytes()
         before = sys.modules.get(name)
@@ -84,8 +83,12 @@ def told(file: Path, what: str) -> Iterator[None]:
 
 def _place(file: Path, error: BaseException) -> str:
     """The line of the file that was the last to be reached."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
-    return f" (line {lines[-1]})" if lines else ""
+    reached, frame = 0, error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename == str(file):
+            reached = frame.tb_lineno
+        frame = frame.tb_next
+    return f" (line {reached})" if reached else ""
 
 
 def _remedy(error: BaseException) -> str:

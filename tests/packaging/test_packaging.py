@@ -246,7 +246,8 @@ def test_what_odekit_new_writes_comes_and_goes(elsewhere: Path, tmp_path: Path) 
         assert listed["problems"] == []
         checked = run(elsewhere, "-m", "odekit", "check", *(folder.name for folder in folders), cwd=tmp_path)
         assert checked.splitlines()[-1] == f"{len(KINDS)} passed"
-        run(elsewhere, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *folders, cwd=tmp_path)
+        some = ["-k", "catalog or pure or frozen or shapes or build"]
+        run(elsewhere, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *some, *folders, cwd=tmp_path)
     finally:
         run(elsewhere, "-m", "pip", "uninstall", "--yes", *(folder.name for folder in folders), cwd=tmp_path)
     listed = json.loads(run(elsewhere, "-m", "odekit", "list", "--json", cwd=tmp_path))
