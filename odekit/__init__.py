@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from odekit.neural_ode import NeuralODE
     from odekit.registry.current import load_plugin, register, unload_plugin, unregister
     from odekit.registry.hooks import hookimpl
-    from odekit.solving import solve, trace_named
+    from odekit.solving import solve, solver_named, trace_named
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "solve": "odekit.solving",
+    "solver_named": "odekit.solving",
     "trace_named": "odekit.solving",
     "NeuralODE": "odekit.neural_ode",
     "Solution": "odekit.core.solution",
@@ -47,7 +48,7 @@ _HOMES = {
 __all__ = [
     "Callbacks", "Doubling", "Event", "EventLog", "FixedStep", "NeuralODE", "PIDControl", "PredictiveControl",
     "Reversible", "Solution", "Stats", "Status", "errors", "hookimpl", "load_plugin", "register", "solve",
-    "steady_state", "trace_named", "unload_plugin", "unregister",
+    "solver_named", "steady_state", "trace_named", "unload_plugin", "unregister",
 ]  # fmt: skip
 
 

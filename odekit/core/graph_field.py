@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from odekit.core.state import Layout
+from odekit.core.graph_layout import GraphLayout
 from odekit.core.times import Time
 
 
@@ -25,15 +25,17 @@ class Inlined:
         column: the shape in which times by row are told is ``[B, *column]``; None for a time that all rows share.
         bounds: the times beyond which f is not asked, as floats or arrays ``[B]``.
         count: told how many calls of f a run of the graph was.
+        loops: whether calls can be within a loop of the graph, where ``torch.autograd`` cannot be.
     """
 
     owner: Callable[..., Any]
     call: Callable[..., Any]
     args: tuple[Any, ...]
-    layout: Layout | None
+    layout: GraphLayout | None
     column: tuple[int, ...] | None
     bounds: tuple[Any, Any]
     count: Callable[[int], None]
+    loops: bool = True
 
 
 class GraphField:
@@ -43,7 +45,7 @@ class GraphField:
         self,
         call: Callable[..., Any],
         args: tuple[Any, ...],
-        layout: Layout | None,
+        layout: GraphLayout | None,
         column: tuple[int, ...] | None,
         low: Tensor,
         high: Tensor,

@@ -18,6 +18,9 @@ from odekit.registry import catalog, load_plugin
 from odekit.runner import toml
 from odekit.runner.spec import Choice, Spec
 
+TOOLS = ("solver", "gradient", "trace")
+"""The parts of a spec that say how a model is to solve its ODEs."""
+
 
 @attrs.frozen
 class Parts:
@@ -34,7 +37,8 @@ def find(spec: Spec) -> Parts:
     Raises:
         PluginError: a file among its plugins cannot be loaded.
         NameNotFound: a name that is not registered.
-        OptionError: a setting that the chosen thing does not have, or a dataset that is not for the model's task.
+        OptionError: a setting that the chosen thing does not have, or a dataset that is not for the model's task,
+            or a choice of how to solve for a model that solves nothing.
         InputError: a setting with a wrong value.
     """
     for file in spec.plugins:
@@ -47,6 +51,8 @@ def find(spec: Spec) -> Parts:
             f"data: {spec.data.name!r} is for {data.task}, the model {spec.model.name!r} for {model.task}. "
             f"Datasets for {model.task}: {', '.join(map(catalog().spelling, entries)) or '(none)'}."
         )
+    if not model.solves:
+        _check_no_tools(spec)
     solver = _made("solver", spec.solver)
     _check_steps(solver, spec)
     tools = Tools(
@@ -60,6 +66,16 @@ def find(spec: Spec) -> Parts:
         max_steps=spec.solver.max_steps,
     )
     return Parts(model, data, tools)
+
+
+def _check_no_tools(spec: Spec) -> None:
+    """Raise OptionError if ``spec`` chooses how to solve for a model that solves nothing."""
+    usual = attrs.fields_dict(Spec)
+    for name in TOOLS:
+        if getattr(spec, name) != usual[name].default:
+            raise OptionError(
+                f"{name}: the model {spec.model.name!r} solves no ODE, so there is nothing to choose; leave it out"
+            )
 
 
 def _check_steps(solver: ODESolver, spec: Spec) -> None:

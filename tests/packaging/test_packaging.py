@@ -28,7 +28,8 @@ from odekit.registry import KINDS
 
 PLUGINS = ROOT / "plugins"
 TEMPLATE = ROOT / "contrib" / "template"
-SCIPY = ROOT / "contrib" / "scipy"
+CONTRIBUTED = {folder.parent.name: folder.parent for folder in sorted(ROOT.glob("contrib/*/pyproject.toml"))}
+"""The folders of the distributions in contrib/, by their names there."""
 
 
 @functools.cache
@@ -109,6 +110,15 @@ def test_every_plugin_module_is_reached_by_an_entry_point() -> None:
     modules = plugin_modules()
     named = set(project()["entry-points"]["odekit"].values())
     assert modules.keys() - reached_from(named, modules) == set()
+
+
+@pytest.mark.parametrize("folder", CONTRIBUTED)
+def test_nothing_of_odekit_imports_a_contributed_distribution(folder: str) -> None:
+    packages = {package.name for package in (CONTRIBUTED[folder] / "src").iterdir()}
+    sources = [*(ROOT / "odekit").rglob("*.py"), *PLUGINS.rglob("*.py")]
+    guilty = [path for path in sources if packages & {name.split(".")[0] for name in imported_names(path)}]
+    assert packages
+    assert guilty == []
 
 
 # The wheel, here and elsewhere
@@ -220,13 +230,26 @@ def test_a_third_party_solver_comes_and_goes(elsewhere: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_the_scipy_plugin_works_elsewhere(elsewhere: Path, tmp_path: Path) -> None:
-    run(elsewhere, "-m", "pip", "install", "--no-build-isolation", SCIPY, cwd=tmp_path)
+@pytest.mark.parametrize("folder", [name for name in CONTRIBUTED if name != "template"])
+def test_a_contributed_distribution_comes_and_goes(elsewhere: Path, tmp_path: Path, folder: str) -> None:
+    """It installs, lists, does what its README says, passes its own tests and its check, and leaves nothing behind."""
+    place = CONTRIBUTED[folder]
+    name, version = project(place)["name"], project(place)["version"]
+
+    def brought() -> list[dict]:
+        listed = json.loads(run(elsewhere, "-m", "odekit", "list", "--json", cwd=tmp_path))
+        assert listed["problems"] == []
+        return [entry for entry in listed["entries"] if entry["distribution"] == name]
+
+    run(elsewhere, "-m", "pip", "install", "--no-build-isolation", place, cwd=tmp_path)
     try:
-        run(elsewhere, "-W", "error", "-c", "\n".join(python_blocks(SCIPY / "README.md")), cwd=tmp_path)
-        run(elsewhere, "-m", "pytest", "-p", "no:cacheprovider", SCIPY, cwd=tmp_path)
+        assert {entry["version"] for entry in brought()} == {version}
+        run(elsewhere, "-W", "error", "-c", "\n".join(python_blocks(place / "README.md")), cwd=tmp_path)
+        run(elsewhere, "-m", "pytest", "-p", "no:cacheprovider", place, cwd=tmp_path)
+        run(elsewhere, "-m", "odekit", "check", name, cwd=tmp_path)
     finally:
-        run(elsewhere, "-m", "pip", "uninstall", "--yes", project(SCIPY)["name"], cwd=tmp_path)
+        run(elsewhere, "-m", "pip", "uninstall", "--yes", name, cwd=tmp_path)
+    assert brought() == []
 
 
 @pytest.mark.slow
