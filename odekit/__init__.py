@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from odekit.core.solution import EventLog, Solution, Stats, Status
     from odekit.core.steady import steady_state
     from odekit.neural_ode import NeuralODE
+    from odekit.registry.current import load_plugin, register, unload_plugin, unregister
     from odekit.registry.hooks import hookimpl
     from odekit.solving import solve, solver_named, trace_named
 
@@ -41,12 +42,13 @@ _HOMES = {
     "steady_state": "odekit.core.steady",
     "Callbacks": "odekit.core.callbacks",
     "hookimpl": "odekit.registry.hooks",
+    **dict.fromkeys(("load_plugin", "register", "unload_plugin", "unregister"), "odekit.registry.current"),
 }
 
 __all__ = [
     "Callbacks", "Doubling", "Event", "EventLog", "FixedStep", "NeuralODE", "PIDControl", "PredictiveControl",
-    "Reversible", "Solution", "Stats", "Status", "errors", "hookimpl", "solve", "solver_named", "steady_state",
-    "trace_named",
+    "Reversible", "Solution", "Stats", "Status", "errors", "hookimpl", "load_plugin", "register", "solve",
+    "solver_named", "steady_state", "trace_named", "unload_plugin", "unregister",
 ]  # fmt: skip
 
 

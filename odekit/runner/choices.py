@@ -14,7 +14,7 @@ import attrs
 from odekit.core.control import resolve_control
 from odekit.core.protocols import Dataset, Model, ODESolver, Tools
 from odekit.errors import InputError, OdekitError, OptionError, nearest
-from odekit.registry import catalog
+from odekit.registry import catalog, load_plugin
 from odekit.runner import toml
 from odekit.runner.spec import Choice, Spec
 
@@ -35,11 +35,14 @@ def find(spec: Spec) -> Parts:
     """Everything that ``spec`` names, ready to be used.
 
     Raises:
+        PluginError: a file among its plugins cannot be loaded.
         NameNotFound: a name that is not registered.
         OptionError: a setting that the chosen thing does not have, or a dataset that is not for the model's task,
             or a choice of how to solve for a model that solves nothing.
         InputError: a setting with a wrong value.
     """
+    for file in spec.plugins:
+        load_plugin(file)
     model = catalog().get("model", spec.model.name)
     data = catalog().get("dataset", spec.data.name)
     if model.task != data.task:

@@ -24,6 +24,7 @@ from packaging.version import Version
 from pages import ROOT, python_blocks
 
 import odekit
+from odekit.registry import KINDS
 
 PLUGINS = ROOT / "plugins"
 TEMPLATE = ROOT / "contrib" / "template"
@@ -174,6 +175,7 @@ def test_the_wheel_is_complete(wheel: Path) -> None:
         entry_points = archive.read(f"{info}/entry_points.txt").decode()
         licence = archive.read(f"{info}/licenses/LICENSE").decode()
     sources = {f"odekit/{path.relative_to(ROOT / 'odekit').as_posix()}" for path in (ROOT / "odekit").rglob("*.py")}
+    sources |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "odekit").rglob("*.txt")}
     sources |= {path.relative_to(PLUGINS).as_posix() for path in PLUGINS.rglob("*.py")}
     assert sources <= names
     assert "odekit/py.typed" in names
@@ -248,3 +250,28 @@ def test_a_contributed_distribution_comes_and_goes(elsewhere: Path, tmp_path: Pa
     finally:
         run(elsewhere, "-m", "pip", "uninstall", "--yes", name, cwd=tmp_path)
     assert brought() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_odekit_new_writes_comes_and_goes(elsewhere: Path, tmp_path: Path) -> None:
+    """For every kind: write, install, list, check, run its tests, uninstall."""
+    names = {kind: f"my-{kind}" for kind in KINDS}
+    for kind, name in names.items():
+        run(elsewhere, "-m", "odekit", "new", name, "--kind", kind, cwd=tmp_path)
+    folders = [tmp_path / f"odekit-{name}" for name in names.values()]
+    editable = [word for folder in folders for word in ("-e", folder)]
+    run(elsewhere, "-m", "pip", "install", "--no-build-isolation", *editable, cwd=tmp_path)
+    try:
+        listed = json.loads(run(elsewhere, "-m", "odekit", "list", "--json", cwd=tmp_path))
+        found = {e["kind"]: (e["name"], e["distribution"]) for e in listed["entries"] if e["distribution"] != "odekit"}
+        assert found == {kind: (name, f"odekit-{name}") for kind, name in names.items()}
+        assert listed["problems"] == []
+        checked = run(elsewhere, "-m", "odekit", "check", *(folder.name for folder in folders), cwd=tmp_path)
+        assert checked.splitlines()[-1] == f"{len(KINDS)} passed"
+        some = ["-k", "catalog or pure or frozen or shapes or build"]
+        run(elsewhere, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *some, *folders, cwd=tmp_path)
+    finally:
+        run(elsewhere, "-m", "pip", "uninstall", "--yes", *(folder.name for folder in folders), cwd=tmp_path)
+    listed = json.loads(run(elsewhere, "-m", "odekit", "list", "--json", cwd=tmp_path))
+    assert {entry["distribution"] for entry in listed["entries"]} == {"odekit"}
