@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import itertools
 import math
 import types
 import warnings
@@ -157,6 +158,9 @@ def inlined_of(f: VectorField) -> Inlined | None:
     return None if hand_over is None else hand_over()
 
 
+_NUMBERS = itertools.count()
+
+
 class Graph:
     """Steps of one kind, compiled.
 
@@ -177,7 +181,9 @@ class Graph:
         self.broken = False
         self.seen = self.checked = False
         self.derives = False
-        code = function.__code__.replace()  # PyTorch keeps what it compiled, and limits its number, by code object
+        # PyTorch keeps what it compiled, and limits its number, by code object; and what it has learnt about numbers
+        # that change, such as those of tableaus, by the code's name.
+        code = function.__code__.replace(co_name=f"{function.__name__}_{next(_NUMBERS)}")
         if recorded:  # several backward passes may go through what one step keeps
             setattr(importlib.import_module("torch._functorch.config"), "donated_buffer", False)  # noqa: B010
         own = types.FunctionType(code, function.__globals__, function.__name__)
@@ -249,7 +255,7 @@ def _by_the_compiler(error: Exception) -> bool:
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines[:2]):.3000}"
+    return f"{type(error).__name__}: {' '.join(lines[:2]):.300}"
 
 
 _GRAPHS: weakref.WeakKeyDictionary[Any, dict[Any, Graph]] = weakref.WeakKeyDictionary()

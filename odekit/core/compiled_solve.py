@@ -64,7 +64,7 @@ class CompiledSolve(CompiledStep, LoopingSolver):
             return self._repeated(f, inlined, start, control, keep)
         if type(control) is not PIDControl:
             return None
-        kind = "loop", start.t.ndim, len(start.times) > 1, keep
+        kind = "loop", start.t.ndim, len(start.times) > 1, keep, attrs.evolve(control, first_step=None)
         options = {"cpp_wrapper": True} if self.backend == "inductor" else None
         graph = graph_of(looped, inlined.owner, self.solver, self.backend, kind, False, y, options)
         with torch.no_grad():
