@@ -147,8 +147,9 @@ class Field:
         layout = None if isinstance(self.layout, TensorLayout) else self.layout
         return Inlined(self.f, self.f, self.args, layout, None, self._bounds, self._counted)
 
-    def _counted(self, calls: int) -> None:
+    def _counted(self, calls: int, jacobians: int) -> None:
         self.count.nfe += calls
+        self.count.jacobians += jacobians
 
     def linearised(self, t: Time, y: Tensor, linear: Linear) -> Linearised:
         """∂f/∂y there, detached."""
