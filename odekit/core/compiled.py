@@ -112,7 +112,7 @@ def _stepped(
     args: tuple[Any, ...],
     layout: Any,
     column: tuple[int, ...] | None,
-    expand: Expand,
+    expand: Expand | None,
     clock: Tensor,
     y0: Tensor,
     carry: Any,

@@ -27,7 +27,7 @@ class Inlined:
         layout: how states are packed; None where they are single tensors.
         column: the shape in which times by row are told is ``[B, *column]``; None for a time that all rows share.
         bounds: the times beyond which f is not asked, as floats or arrays ``[B]``.
-        expand: how ``call`` is taken to first order, as by :func:`~odekit.core.expansion.expand`.
+        expand: how ``call`` is taken to first order; None where that cannot be part of a graph.
         count: told how many calls of f, and Jacobians of it, a run of the graph was.
     """
 
@@ -38,7 +38,7 @@ class Inlined:
     column: tuple[int, ...] | None
     bounds: tuple[Any, Any]
     count: Callable[[int, int], None]
-    expand: Expand = expand
+    expand: Expand | None = expand
 
 
 class GraphField:
@@ -53,7 +53,7 @@ class GraphField:
         low: Tensor,
         high: Tensor,
         dtype: torch.dtype,
-        expand: Expand,
+        expand: Expand | None,
     ) -> None:
         self.call, self.args, self.layout, self.column = call, args, layout, column
         self.low, self.high, self.dtype, self.expand = low, high, dtype, expand
@@ -70,6 +70,8 @@ class GraphField:
 
     def expanded(self, t: Time, y: Tensor, rows: bool) -> Expansion:
         """f to first order there, by rows or with one matrix."""
+        if self.expand is None:
+            raise NotImplementedError("this f is not taken to first order within a graph")
         return self.expand(self, self.times((t,))[0], y, rows)
 
     def times(self, values: Sequence[Time]) -> Sequence[Tensor]:

@@ -70,8 +70,11 @@ class LU(NamedTuple):
 
 
 def factors_of(matrix: Tensor) -> LU | Elimination:
-    """The factors of one dense matrix, or of one block a row: within a graph, those of the smallest as part of it."""
-    small = torch.compiler.is_compiling() and 0 < matrix.shape[-1] <= LARGEST
+    """The factors of one dense matrix, or of one block a row.
+
+    Within a graph those of the smallest are part of it, unless they are complex: operations on such are not fused.
+    """
+    small = torch.compiler.is_compiling() and 0 < matrix.shape[-1] <= LARGEST and not matrix.is_complex()
     return Elimination.of(matrix) if small else LU.of(matrix)
 
 

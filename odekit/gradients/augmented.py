@@ -154,7 +154,7 @@ class Augmented:
         if inner is None or inner.layout is not None:
             return None
         slopes = GraphSlopes(inner.call, tuple(self.parts.shape[1:]), self.parts.sizes[2], len(self.parts.shape) > 0)
-        return attrs.evolve(inner, call=slopes, args=(inner.args, tuple(self.inputs)), expand=_unexpanded)
+        return attrs.evolve(inner, call=slopes, args=(inner.args, tuple(self.inputs)), expand=None)
 
     def __call__(self, t: Time, y: Tensor) -> Tensor:
         parts = self.parts
@@ -170,11 +170,6 @@ class Augmented:
             grads = torch.autograd.grad(dy, wrt, backwards, allow_unused=True, retain_graph=True)
         self.used[:] = [used or grad is not None for used, grad in zip(self.used, grads[1:], strict=True)]
         return parts.pack([dy, *grads])
-
-
-def _unexpanded(f: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor, rows: bool) -> Coupled:
-    """Refuses: what :func:`~odekit.gradients.coupled.coupled` stands on has no place in a graph."""
-    raise NotImplementedError("Rosenbrock steps of the adjoint system are not made into graphs")
 
 
 class GraphSlopes:

@@ -74,3 +74,4 @@ def test_it_is_for_the_smallest_matrices_in_graphs(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert isinstance(factors_of(torch.eye(LARGEST)), Elimination)
     assert isinstance(factors_of(torch.eye(LARGEST + 1)), LU)
+    assert isinstance(factors_of(torch.eye(2, dtype=torch.complex64)), LU)
