@@ -37,6 +37,9 @@ class CompiledStep(Wrapper):
     first two steps of a kind are taken without it too, to find out how often it calls f, and to see that the compiler
     got it right. The numbers are those of the solver to rounding.
 
+    A Rosenbrock step has the Jacobian in its graph too; that of more than 16 numbers ties it to the number of rows. A
+    step with a Newton iteration decides on the host how long that goes on, and cannot be a graph.
+
     Where no graph can be made of a step there is one :class:`~odekit.errors.CompileWarning`, which says why, and the
     steps are taken as if there were no compiler.
 
