@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from odekit.core import lanes
 from odekit.core.chunk import Chunk
-from odekit.core.graph_field import GraphField, Inlined
+from odekit.core.graph_field import Expand, GraphField, Inlined
 from odekit.core.protocols import ODESolver, Step, VectorField
 from odekit.core.times import RowTimes, Time
 from odekit.core.tolerance import Norm, Tolerance, rms
@@ -37,6 +37,9 @@ class CompiledStep(Wrapper):
     the number of axes; tolerances, times and arguments are its inputs, and so is the length of the first axis. The
     first two steps of a kind are taken without it too, to find out how often it calls f, and to see that the compiler
     got it right. The numbers are those of the solver to rounding.
+
+    A Rosenbrock step has the Jacobian in its graph too; that of more than 16 numbers ties it to the number of rows. A
+    step with a Newton iteration decides on the host how long that goes on, and cannot be a graph.
 
     Where no graph can be made of a step there is one :class:`~odekit.errors.CompileWarning`, which says why, and the
     steps are taken as if there were no compiler.
@@ -80,14 +83,14 @@ class CompiledStep(Wrapper):
         recorded = torch.is_grad_enabled() and (y0.requires_grad or self.memoryless)
         graph = graph_of(_stepped, inlined.owner, self.solver, self.backend, (take, carry is None), recorded, y0)
         if graph.calls is None or graph.broken:
-            before = f.nfe  # type: ignore[attr-defined]
+            nfe, jacobians = f.nfe, f.jacobians  # type: ignore[attr-defined]
             step = getattr(self.solver, take)(f, t0, t1, y0, carry)
-            graph.calls = f.nfe - before  # type: ignore[attr-defined]
+            graph.calls = f.nfe - nfe, f.jacobians - jacobians  # type: ignore[attr-defined]
             return step
         found = graph.run(self._arguments(take, inlined, t0, t1, y0, carry, not (recorded and self.memoryless)))
         if found is None:
             return self._taken(take, f, t0, t1, y0, carry)
-        inlined.count(graph.calls)
+        inlined.count(*graph.calls)
         y1, ratio, handed_on, dense = found
         if not graph.checked:
             step = getattr(self.solver, take)(f, t0, t1, y0, carry)
@@ -103,7 +106,7 @@ class CompiledStep(Wrapper):
         if take == "step" and tolerance is not None:
             judged = tolerance.norm, like(tolerance.rtol, y0), like(tolerance.atol, y0)
         return (
-            self.solver, take, inlined.call, inlined.args, inlined.layout, inlined.column,
+            self.solver, take, inlined.call, inlined.args, inlined.layout, inlined.column, inlined.expand,
             _clock(t0, t1, *inlined.bounds, y0), y0, carry, dense, *judged,
         )  # fmt: skip
 
@@ -115,6 +118,7 @@ def _stepped(
     args: tuple[Any, ...],
     layout: Any,
     column: tuple[int, ...] | None,
+    expand: Expand | None,
     clock: Tensor,
     y0: Tensor,
     carry: Any,
@@ -124,8 +128,8 @@ def _stepped(
     atol: Tensor | None,
 ) -> tuple[Tensor, Tensor | None, Any, Any]:
     """What becomes a graph: the state, the scaled error, what is handed on, and what dense output needs if wanted."""
-    t0, t1, low, high = clock.unbind()
-    field = GraphField(call, args, layout, column, low, high, y0.real.dtype)
+    t0, t1, low, high = clock.unbind(-1)
+    field = GraphField(call, args, layout, column, low, high, y0.real.dtype, expand)
     step = getattr(solver, take)(field, t0, t1, y0, carry)
     ratio = None
     if norm is not None and rtol is not None and atol is not None and step.error is not None:
@@ -135,11 +139,11 @@ def _stepped(
 
 
 def _clock(t0: Any, t1: Any, low: Any, high: Any, y: Tensor) -> Tensor:
-    """The ends of the step and of the span in float64, ``[4]`` or ``[4, B, 1, ..., 1]``."""
+    """The ends of the step and of the span in float64, ``[4]`` or ``[B, 1, ..., 1, 4]``."""
     if not isinstance(t0, RowTimes):
         return torch.from_numpy(np.array([t0, t1, low, high])).to(y.device)
-    columns = np.stack([t0.values, t1.values, low, high])
-    return torch.from_numpy(columns).to(y.device).reshape(*columns.shape, *(1,) * (y.ndim - 1))
+    times = np.stack([t0.values, t1.values, low, high], -1)
+    return torch.from_numpy(times).to(y.device).reshape(-1, *(1,) * (y.ndim - 1), 4)
 
 
 def like(x: float | Tensor, y: Tensor) -> Tensor:
@@ -166,7 +170,7 @@ class Graph:
 
     Attributes:
         recorded: whether there will be gradients.
-        calls: how often it calls f; None before that is known.
+        calls: how often it calls f, and how often it takes Jacobians; None before that is known.
         hands_on: whether a step hands something on to the next one.
         broken: whether it could not be made.
         seen: whether it has run.
@@ -176,7 +180,7 @@ class Graph:
 
     def __init__(self, function: Any, name: str, backend: str, recorded: bool, options: dict[str, Any] | None) -> None:
         self.name, self.recorded = name, recorded
-        self.calls: int | None = None
+        self.calls: tuple[int, int] | None = None
         self.hands_on = False
         self.broken = False
         self.seen = self.checked = False

@@ -87,21 +87,32 @@ class CompiledSolve(CompiledStep, LoopingSolver):
 
         def run(last: int) -> Any:
             numbers = torch.tensor([last, count], dtype=torch.float64, device=y.device)
-            return graph.run((self.solver, inlined.call, inlined.args, inlined.layout, ends, numbers, y))
+            return graph.run(
+                (self.solver, inlined.call, inlined.args, inlined.layout, inlined.expand, ends, numbers, y)
+            )
 
         with torch.no_grad():
             if graph.calls is None or not graph.checked:
-                before = f.nfe
+                before = _cost(f)
                 step = self.solver.advance(f, t, t_end if count == 1 else t + (t_end - t) / count, y, None)
-                graph.calls = f.nfe - before
+                graph.calls = _since(before, f)
                 found = run(1)
                 if found is None or not graph.check(found[1], step.y1):
                     return None
             _, y1 = run(count)
-        inlined.count(count * (graph.calls or 0))
+        inlined.count(*(count * cost for cost in graph.calls or (0, 0)))
         steps = np.array(count)
         done = Stretch(start.t_end, y1, start.t_end, [Status.SUCCESS], steps, steps, np.array(1), None, None)
         return iter([done])
+
+
+def _cost(f: Any) -> tuple[int, int]:
+    """Calls of f, and Jacobians of it, so far."""
+    return f.nfe, f.jacobians
+
+
+def _since(before: tuple[int, int], f: Any) -> tuple[int, int]:
+    return f.nfe - before[0], f.jacobians - before[1]
 
 
 class _Run:
@@ -122,7 +133,7 @@ class _Run:
             endless = np.full((WINDOW + 1, *shape), 1.0) * np.copysign(np.inf, span)
             times = self._on_device(np.concatenate([start.times, endless]))
         self.arguments = (
-            solver, control, inlined.call, inlined.args, inlined.layout, inlined.column, tolerance.norm,
+            solver, control, inlined.call, inlined.args, inlined.layout, inlined.column, inlined.expand, tolerance.norm,
             like(tolerance.rtol, y), like(tolerance.atol, y), ends, self._on_device(np.array(start.budget)),
         )  # fmt: skip
         self.times = times
@@ -154,9 +165,9 @@ class _Run:
         elif start.carry is None:
             self._hand_over(self.f(self._time(start.t), start.y))
         if graph.calls is None:
-            before = self.f.nfe
+            before = _cost(self.f)
             self._by_hand(self.standing[3])
-            graph.calls = self.f.nfe - before
+            graph.calls = _since(before, self.f)
         if graph.checked:
             return True
         found = self._go(1)
@@ -192,7 +203,7 @@ class _Run:
             return None
         rest = list(found)
         count = int(rest.pop(0))
-        self.inlined.count(count * (self.graph.calls or 0))
+        self.inlined.count(*(count * cost for cost in self.graph.calls or (0, 0)))
         return [*rest[:3], *(None if x is None else rest.pop(3) for x in (carry, ys)), rest[3:]]
 
     def stretches(self) -> Iterator[Stretch]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-import attrs
 import torch
 from torch import Tensor
 
-from odekit.core.jacobian import LU, Jacobian
+from odekit.core.elimination import Elimination
+from odekit.core.jacobian import LU, Jacobian, factors_of
 from odekit.core.times import Time, coefficient
 
 
@@ -37,20 +37,19 @@ class Expansion(Protocol):
         ...
 
 
-@attrs.frozen(eq=False)
-class Expanded:
+class Expanded(NamedTuple):
     """An expansion whose ``matrix`` ∂f/∂y is ``[n, n]`` for the whole state, or ``[B, n, n]``, one block a row."""
 
     value: Tensor
     by_time: Tensor
     matrix: Tensor
 
-    def factored(self, h: Time, like: Tensor) -> LU:
+    def factored(self, h: Time, like: Tensor) -> LU | Elimination:
         size = coefficient(h, like)
         if isinstance(size, Tensor) and size.ndim:
             size = size.reshape(-1, 1, 1)
         one = torch.eye(self.matrix.shape[-1], dtype=self.matrix.dtype, device=self.matrix.device)
-        return LU.of(one - size * self.matrix)
+        return factors_of(one - size * self.matrix)
 
     def radius(self) -> Tensor:
         return Jacobian(self.matrix).radius()
@@ -60,14 +59,31 @@ def expand(f: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor, rows: bo
     """f to first order around ``(t, y)``, at the cost of one call.
 
     ∂f/∂y is one reverse pass that a batch of unit vectors rides together; with ``rows`` it is made of blocks, which is
-    right only where row b of f depends on row b of y alone. ∂f/∂t is read off the other way round, as the derivative
-    of the linear map u -> uᵀ ∂f/∂t. For a complex state f must be holomorphic in y.
+    right only where row b of f depends on row b of y alone. ∂f/∂t comes along where every unit vector has a time of its
+    own. Where rows share their time, or the state is complex while time is real, it is read off the other way round, as
+    the derivative of the linear map u -> uᵀ ∂f/∂t. For a complex state f must be holomorphic in y.
     """
     one = y[:1] if rows else y
     n = one.numel()
     units = torch.eye(n, dtype=y.dtype, device=y.device).reshape(n, *one.shape).expand(n, *y.shape)
     value, pull = torch.func.vjp(f, t, y)[:2]
-    pulled = torch.func.vmap(lambda unit: pull(unit)[1])(units)
+    by_times, pulled = _pulled(pull, units)
     matrix = pulled.reshape(n, y.shape[0], n).transpose(0, 1) if rows else pulled.reshape(n, n)
-    (by_time,) = torch.func.vjp(lambda along: pull(along)[0], torch.zeros_like(value))[1](torch.ones_like(t))
+    if y.is_complex() or (rows and t.ndim == 0):
+        (by_time,) = torch.func.vjp(lambda along: pull(along)[0], torch.zeros_like(value))[1](torch.ones_like(t))
+    else:
+        by_time = (by_times.reshape(n, y.shape[0]).T if rows else by_times).reshape(value.shape)
     return Expanded(value, by_time, matrix.conj().resolve_conj())
+
+
+_FEW = 16
+"""So many reverse passes are written out in a graph, where a batch of them would tie it to the number of rows."""
+
+
+def _pulled(pull: Callable[[Tensor], tuple[Tensor, Tensor]], units: Tensor) -> tuple[Tensor, Tensor]:
+    """What the reverse pass gives for time and state, for all unit vectors."""
+    if not torch.compiler.is_compiling() or len(units) > _FEW:
+        by_times, pulled = torch.func.vmap(pull)(units)
+        return by_times, pulled
+    both = [pull(unit) for unit in units]
+    return torch.stack([by_time for by_time, _ in both]), torch.stack([by_state for _, by_state in both])

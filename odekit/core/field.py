@@ -148,8 +148,9 @@ class Field:
             return None
         return Inlined(self.f, self.f, self.args, layout, None, self._bounds, self._counted)
 
-    def _counted(self, calls: int) -> None:
+    def _counted(self, calls: int, jacobians: int) -> None:
         self.count.nfe += calls
+        self.count.jacobians += jacobians
 
     def linearised(self, t: Time, y: Tensor, linear: Linear) -> Linearised:
         """∂f/∂y there, detached."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar, NamedTuple
 
 import attrs
@@ -271,8 +272,19 @@ def _taken_apart(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> _Parts:
 def _mix(weights: np.ndarray, z: Tensor) -> Tensor:
     """Σ_j w_ij z_j for z ``[s, *state]``."""
     dtype = z.dtype.to_complex() if np.iscomplexobj(weights) else z.dtype
-    made = torch.tensor(weights.tolist(), dtype=dtype, device=z.device)
-    return torch.tensordot(made, z.to(dtype), dims=1)
+    return _applied(torch.tensor(weights.tolist(), dtype=dtype, device=z.device), z)
+
+
+def _applied(weights: Tensor, z: Tensor) -> Tensor:
+    return (weights @ z.to(weights.dtype).reshape(len(z), -1)).reshape(len(weights), *z.shape[1:])
+
+
+@functools.lru_cache(maxsize=64)
+def _mixing(parts: _Parts, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """``a`` and both transformations, for states of this dtype."""
+    chosen = (parts.a, parts.all_to, parts.all_back) if dtype.is_complex else (parts.a, parts.to, parts.back)
+    a, to, back = (torch.tensor(x.tolist(), dtype=dtype, device=device) for x in chosen)
+    return a, to, back
 
 
 @attrs.frozen(eq=False)
@@ -291,21 +303,24 @@ class _Stages:
     def whole(self) -> bool:
         return self.matrix.whole
 
+    @property
+    def mixing(self) -> tuple[Tensor, Tensor, Tensor]:
+        return _mixing(self.parts, self.y0.dtype, self.y0.device)
+
     def residual(self, y: Tensor) -> Tensor:
         slopes = torch.stack([self.f(t, self.y0 + z) for t, z in zip(self.times, y, strict=True)])
-        return self.h * _mix(self.parts.a, slopes) - y
+        return self.h * _applied(self.mixing[0], slopes) - y
 
     def correction(self, residual: Tensor) -> Tensor:
-        parts, solver = self.parts, self.matrix.solver
+        parts, solver, (_, to, back) = self.parts, self.matrix.solver, self.mixing
+        split = _applied(to, residual).unbind()
         if residual.is_complex():
-            split = _mix(parts.all_to, residual)
-            return _mix(parts.all_back, torch.stack([solver(i).solve(x) for i, x in enumerate(split)]))
-        split = _mix(parts.to, residual)
+            return _applied(back, torch.stack([solver(i).solve(x) for i, x in enumerate(split)]))
         solved = [solver(i).solve(split[i]) for i in range(parts.reals)]
         for i in range(parts.reals, len(split), 2):
             x = solver((parts.reals + i) // 2).solve(torch.complex(split[i], split[i + 1]))
             solved += [x.real, x.imag]
-        return _mix(parts.back, torch.stack(solved))
+        return _applied(back, torch.stack(solved))
 
     def size(self, update: Tensor, y: Tensor) -> Tensor:
         unit = self.newton.unit(self.y0)

@@ -9,8 +9,11 @@ import attrs
 import torch
 from torch import Tensor
 
+from odekit.core.expansion import Expansion, expand
 from odekit.core.graph_layout import GraphLayout
 from odekit.core.times import Time
+
+Expand = Callable[[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor, bool], Expansion]
 
 
 @attrs.frozen(eq=False)
@@ -24,7 +27,8 @@ class Inlined:
         layout: how states are packed; None where they are single tensors.
         column: the shape in which times by row are told is ``[B, *column]``; None for a time that all rows share.
         bounds: the times beyond which f is not asked, as floats or arrays ``[B]``.
-        count: told how many calls of f a run of the graph was.
+        expand: how ``call`` is taken to first order; None where that cannot be part of a graph.
+        count: told how many calls of f, and Jacobians of it, a run of the graph was.
         loops: whether calls can be within a loop of the graph, where ``torch.autograd`` cannot be.
     """
 
@@ -34,7 +38,8 @@ class Inlined:
     layout: GraphLayout | None
     column: tuple[int, ...] | None
     bounds: tuple[Any, Any]
-    count: Callable[[int], None]
+    count: Callable[[int, int], None]
+    expand: Expand | None = expand
     loops: bool = True
 
 
@@ -50,9 +55,10 @@ class GraphField:
         low: Tensor,
         high: Tensor,
         dtype: torch.dtype,
+        expand: Expand | None,
     ) -> None:
         self.call, self.args, self.layout, self.column = call, args, layout, column
-        self.low, self.high, self.dtype = low, high, dtype
+        self.low, self.high, self.dtype, self.expand = low, high, dtype, expand
 
     def __call__(self, t: Time, y: Tensor) -> Tensor:
         t = self.times((t,))[0]
@@ -63,6 +69,12 @@ class GraphField:
         else:
             dy = self.layout.pack(self.call(t, self.layout.unpack(y), *self.args), "what f returned")
         return dy
+
+    def expanded(self, t: Time, y: Tensor, rows: bool) -> Expansion:
+        """f to first order there, by rows or with one matrix."""
+        if self.expand is None:
+            raise NotImplementedError("this f is not taken to first order within a graph")
+        return self.expand(self, self.times((t,))[0], y, rows)
 
     def times(self, values: Sequence[Time]) -> Sequence[Tensor]:
         """The times in the dtype of f's, none of them beyond the bounds."""

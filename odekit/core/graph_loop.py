@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
 from odekit.core.control import History, PIDControl
-from odekit.core.graph_field import GraphField
+from odekit.core.graph_field import Expand, GraphField
 from odekit.core.graph_layout import GraphLayout
 from odekit.core.protocols import ODESolver
 from odekit.core.tolerance import Norm
@@ -55,6 +55,7 @@ def looped(
     args: tuple[Any, ...],
     layout: GraphLayout | None,
     column: tuple[int, ...] | None,
+    expand: Expand | None,
     norm: Norm,
     rtol: Tensor,
     atol: Tensor,
@@ -113,7 +114,7 @@ def looped(
         live = going & ~stuck & ~spent
 
         low, high, start, end = (wide(x, y) if by_row else x for x in (ends[1], ends[2], t, t1))
-        field: Any = GraphField(call, args, layout, column, low, high, y.real.dtype)
+        field: Any = GraphField(call, args, layout, column, low, high, y.real.dtype, expand)
         step = solver.step(field, start, end, y, carry)
         assert step.error is not None
         ratio = norm(step.error / (atol + rtol * torch.maximum(y.abs(), step.y1.abs()))).double()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
-from odekit.core.graph_field import GraphField
+from odekit.core.graph_field import Expand, GraphField
 from odekit.core.graph_layout import GraphLayout
 from odekit.core.protocols import ODESolver
 
@@ -19,6 +19,7 @@ def repeated(
     call: Callable[..., Any],
     args: tuple[Any, ...],
     layout: GraphLayout | None,
+    expand: Expand | None,
     ends: Tensor,
     numbers: Tensor,
     y: Tensor,
@@ -38,7 +39,7 @@ def repeated(
 
     def taken(n: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         t0, t1, count = ends[0], ends[1], numbers[1]
-        field: Any = GraphField(call, args, layout, None, ends[2], ends[3], y.real.dtype)
+        field: Any = GraphField(call, args, layout, None, ends[2], ends[3], y.real.dtype, expand)
         start = t0 + (t1 - t0) * (n / count)
         end = torch.where(n + 1 == count, t1, t0 + (t1 - t0) * ((n + 1) / count))
         return n + 1, solver.advance(field, start, end, y, None).y1.clone()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from odekit.core import lanes
+from odekit.core.elimination import LARGEST, Elimination
 
 Map = Callable[[Tensor], Tensor]
 
@@ -68,15 +69,24 @@ class LU(NamedTuple):
         return torch.linalg.lu_solve(self.lu, self.pivots, columns.reshape(shape)).reshape(right.shape)
 
 
+def factors_of(matrix: Tensor) -> LU | Elimination:
+    """The factors of one dense matrix, or of one block a row.
+
+    Within a graph those of the smallest are part of it, unless they are complex: operations on such are not fused.
+    """
+    small = torch.compiler.is_compiling() and 0 < matrix.shape[-1] <= LARGEST and not matrix.is_complex()
+    return Elimination.of(matrix) if small else LU.of(matrix)
+
+
 class Jacobian(NamedTuple):
     """∂f/∂y: ``[n, n]`` for the whole state, or ``[B, n, n]``, one block a row."""
 
     matrix: Tensor
 
-    def factored(self, h: Size) -> LU:
+    def factored(self, h: Size) -> LU | Elimination:
         matrix = self.matrix
         one = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-        return LU.of(one - on_device(h, matrix) * matrix)
+        return factors_of(one - on_device(h, matrix) * matrix)
 
     def adjoint(self) -> Jacobian:
         return Jacobian(self.matrix.mH)

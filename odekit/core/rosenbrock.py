@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import attrs
 import numpy as np
-import torch
 from torch import Tensor
 
 from odekit.core.expansion import Expansion
@@ -16,7 +15,7 @@ from odekit.core.linear import Auto, Dense, Linear, Rows, resolve_linear
 from odekit.core.order_conditions import defect, size
 from odekit.core.protocols import ODESolver, Step, VectorField
 from odekit.core.reuse import by_row
-from odekit.core.runge_kutta import stage_times, weighted
+from odekit.core.runge_kutta import plus, stage_times, weighted
 from odekit.core.times import Time, coefficient
 from odekit.errors import InputError, TableauError
 
@@ -245,7 +244,7 @@ class RosenbrockMethod(ODESolver):
         us: list[Tensor] = []
         for i, slope in enumerate(table.slopes):
             value = near.value if i == 0 else f(times[i], _added(y0, weighted(table.a[i], us)))
-            right = size * torch.add(value, drift, alpha=slope)
+            right = size * plus(value, drift, slope)
             us.append(factors.solve(_added(right, weighted(table.c[i], us)) * table.gamma))
         y1 = _added(y0, weighted(table.m, us))
         error = None if table.m_error is None else weighted(table.m_error, us)

@@ -157,9 +157,8 @@ class Augmented:
         vjp = _functional(inner, self.inputs)
         form = tuple(self.parts.shape[1:]), self.parts.sizes[2], len(self.parts.shape) > 0
         slopes = GraphSlopes(vjp or _Recorded(inner), *form)
-        return attrs.evolve(
-            inner, call=slopes, args=(inner.args, tuple(self.inputs)), layout=None, loops=vjp is not None
-        )
+        args = inner.args, tuple(self.inputs)
+        return attrs.evolve(inner, call=slopes, args=args, layout=None, expand=None, loops=vjp is not None)
 
     def __call__(self, t: Time, y: Tensor) -> Tensor:
         parts = self.parts

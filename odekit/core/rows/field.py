@@ -265,8 +265,9 @@ class RowField:
             return None
         return attrs.evolve(found, column=self.dynamics.known.column, bounds=self.bounds, count=self._counted)
 
-    def _counted(self, calls: int) -> None:
+    def _counted(self, calls: int, jacobians: int) -> None:
         self.dynamics.count.nfe += calls
+        self.dynamics.count.jacobians += jacobians
 
     def linearised(self, t: Time, y: Tensor, linear: Linear) -> Linearised:
         """∂f/∂y there, detached: a block a row, or products, for rows do not interact."""
