@@ -53,10 +53,12 @@ class CompiledSolve(CompiledStep, LoopingSolver):
             type(control) not in (PIDControl, FixedStep) or lanes.transformed() or y.device.type == "mps"
         ):  # MPS has no float64
             return None
-        if not (self.solver.memoryless and (carry is None or isinstance(carry, Tensor))):
+        if not (isinstance(carry, bool) or (self.solver.memoryless and isinstance(carry, Tensor | None))):
             return None
-        if torch.is_grad_enabled() and (y.requires_grad or carry is None or carry.requires_grad):
-            return None
+        if torch.is_grad_enabled():
+            slope = carry if isinstance(carry, Tensor) else f(_time(start.t), y)
+            if y.requires_grad or slope.requires_grad:
+                return None
         inlined = inlined_of(f)
         if inlined is None or not inlined.loops:
             return None
@@ -104,6 +106,10 @@ class CompiledSolve(CompiledStep, LoopingSolver):
         steps = np.array(count)
         done = Stretch(start.t_end, y1, start.t_end, [Status.SUCCESS], steps, steps, np.array(1), None, None)
         return iter([done])
+
+
+def _time(t: np.ndarray) -> Time:
+    return RowTimes(t) if t.ndim else float(t)
 
 
 def _cost(f: Any) -> tuple[int, int]:
@@ -163,7 +169,7 @@ class _Run:
         if not graph.hands_on:
             self._hand_over(None)
         elif start.carry is None:
-            self._hand_over(self.f(self._time(start.t), start.y))
+            self._hand_over(self.f(_time(start.t), start.y))
         if graph.calls is None:
             before = _cost(self.f)
             self._by_hand(self.standing[3])
@@ -177,22 +183,19 @@ class _Run:
         mask = torch.from_numpy(accepted).reshape(*accepted.shape, *(1,) * (start.y.ndim - accepted.ndim))
         return graph.check(found[2], torch.where(mask.to(start.y.device), step.y1, start.y))
 
-    def _hand_over(self, carry: Tensor | None) -> None:
+    def _hand_over(self, carry: Any) -> None:
         reals, wholes, y, _, ys = self.standing
         self.standing = reals, wholes, y, carry, ys
 
-    def _by_hand(self, carry: Tensor | None) -> Step:
+    def _by_hand(self, carry: Any) -> Step:
         """The first step, without the graph."""
         start = self.start
         far = np.abs(start.t_end - start.t) <= np.abs(start.wanted - start.t) * 1.01
         end = np.where(far, start.t_end, start.wanted)
-        step = self.solver.step(self.f, self._time(start.t), self._time(end), start.y, carry)
+        step = self.solver.step(self.f, _time(start.t), _time(end), start.y, carry)
         if self.times is not None:
             self.solver.densify(self.f, step)
         return step
-
-    def _time(self, t: np.ndarray) -> Time:
-        return RowTimes(t) if t.ndim else float(t)
 
     def _go(self, limit: int) -> Any:
         """Up to so many iterations; None if the graph cannot be made."""
@@ -204,7 +207,7 @@ class _Run:
         rest = list(found)
         count = int(rest.pop(0))
         self.inlined.count(*(count * cost for cost in self.graph.calls or (0, 0)))
-        return [*rest[:3], *(None if x is None else rest.pop(3) for x in (carry, ys)), rest[3:]]
+        return [*rest[:3], *(rest.pop(3) if isinstance(x, Tensor) else x for x in (carry, ys)), rest[3:]]
 
     def stretches(self) -> Iterator[Stretch]:
         """Until all lanes have ended."""

@@ -66,7 +66,7 @@ def looped(
     reals: Tensor,
     wholes: Tensor,
     y: Tensor,
-    carry: Tensor | None,
+    carry: Any,
     ys: Tensor | None,
     kept: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, ...]:
@@ -78,15 +78,16 @@ def looped(
         budget: ``S``, how many steps may be tried.
         times: output times, ``[T, *S]``, followed by enough infinite ones; None without outputs on the way.
         reals, wholes: how the lanes stand, see :class:`Real` and :class:`Whole`.
-        carry: what the solver hands on, a tensor like ``y`` or nothing.
+        carry: what the solver hands on, a tensor like ``y``, or something that stays as it is.
         ys: ``[T + 1, *y.shape]``, where the outputs go; the last one is for waste.
         kept: for a single lane, the record of accepted steps: ``[K + 1, 2]`` their ends, ``[K + 1, *y.shape]`` the
             states at their starts.
 
     Returns:
-        The number of iterations, and what has become of ``reals, wholes, y, carry, ys, kept``, without what is None.
+        The number of iterations, and what has become of the tensors among ``reals, wholes, y, carry, ys, kept``.
     """
-    places = [carry is not None, ys is not None, kept is not None]
+    places = [isinstance(carry, Tensor), ys is not None, kept is not None]
+    staying = None if places[0] else carry
     assert solver.error_order is not None
     k = solver.error_order + 1
     by_row = int(reals.ndim > 1)
@@ -101,7 +102,7 @@ def looped(
 
     def taken(count: Tensor, reals: Tensor, wholes: Tensor, y: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         remaining = list(rest)
-        carry = remaining.pop(0) if places[0] else None
+        carry = remaining.pop(0) if places[0] else staying
         ys = remaining.pop(0) if places[1] else None
         t, wanted, gone, last, before, size_before = (reals[i] for i in Real)
         rejected, code, why, steps, accepted, output, filled = (wholes[i] for i in Whole)
@@ -179,7 +180,7 @@ def looped(
         )
         mask = wide(accept, y)
         out = [count + 1, after, counted, torch.where(mask, step.y1, y)]
-        if carry is not None:
+        if isinstance(carry, Tensor):
             out.append(torch.where(mask, step.carry, carry))
         if ys is not None:
             out.append(ys)
@@ -190,7 +191,7 @@ def looped(
         return tuple(out)
 
     carried = [torch.zeros((), dtype=torch.int64, device=y.device), reals, wholes, y]
-    carried += [x for x in (carry, ys) if x is not None] + list(kept or ())
+    carried += [x for x in (carry, ys) if isinstance(x, Tensor)] + list(kept or ())
     found: Sequence[Tensor] = while_loop(going_on, taken, tuple(x.clone() for x in carried))
     return tuple(found)
 

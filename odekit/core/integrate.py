@@ -66,7 +66,7 @@ def integrate(
             begin = Start.of(t, t_next, t_end, y, carry, judged, max_steps - stats.steps, times[1:])
             stretches = solver.loop(here, begin, control, tolerance, keep)
             if stretches is not None:
-                t, y, t_next, status = ride(stretches, t, here, solver, outputs, course, on_accept)
+                t, y, t_next, status = ride(stretches, t, carry, here, solver, outputs, course, on_accept)
                 size = t_next - t
     take = solver.step if control.adaptive else solver.advance
     while status.ok and t != t_end:

@@ -19,13 +19,17 @@ from odekit.core.solution import Status
 def ride(
     stretches: Iterable[Stretch],
     t: float,
+    carry: Any,
     f: Any,
     solver: ODESolver,
     outputs: Outputs,
     course: Course,
     on_accept: Callable[[Accepted], None] | None,
 ) -> tuple[float, Tensor, float, Status]:
-    """Note what the steps from ``t`` on bring. Returns time, state, where the next step should end, and the status."""
+    """Note what the steps from ``t`` on bring, of a solver that hands on ``carry`` if it is not ``memoryless``.
+
+    Returns time, state, where the next step should end, and the status.
+    """
     stats, steps, accepted, fresh = course.stats, 0, 0, True
     for stretch in stretches:
         stats.steps += int(stretch.steps) - steps
@@ -41,7 +45,8 @@ def ride(
                 if course.recorder is not None:
                     course.recorder.add(Kept(begin, end, Step(begin, end, y0, y1), f, solver, False))
                 if on_accept is not None:
-                    on_accept(Accepted(begin, end, fresh, first, slots, y0=y0, carry=None))
+                    handed = None if fresh or solver.memoryless else carry
+                    on_accept(Accepted(begin, end, fresh, first, slots, y0=y0, carry=handed))
                 fresh = False
         t = float(stretch.t)
         outputs.told(t, stretch.ys, stretch.y)
