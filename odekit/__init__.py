@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from odekit.core.solution import EventLog, Solution, Stats, Status
     from odekit.core.steady import steady_state
     from odekit.neural_ode import NeuralODE
+    from odekit.registry.current import load_plugin, register, unload_plugin, unregister
     from odekit.registry.hooks import hookimpl
-    from odekit.solving import solve, trace_named
+    from odekit.solving import solve, solver_named, trace_named
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "solve": "odekit.solving",
+    "solver_named": "odekit.solving",
     "trace_named": "odekit.solving",
     "NeuralODE": "odekit.neural_ode",
     "Solution": "odekit.core.solution",
@@ -40,11 +42,13 @@ _HOMES = {
     "steady_state": "odekit.core.steady",
     "Callbacks": "odekit.core.callbacks",
     "hookimpl": "odekit.registry.hooks",
+    **dict.fromkeys(("load_plugin", "register", "unload_plugin", "unregister"), "odekit.registry.current"),
 }
 
 __all__ = [
     "Callbacks", "Doubling", "Event", "EventLog", "FixedStep", "NeuralODE", "PIDControl", "PredictiveControl",
-    "Reversible", "Solution", "Stats", "Status", "errors", "hookimpl", "solve", "steady_state", "trace_named",
+    "Reversible", "Solution", "Stats", "Status", "errors", "hookimpl", "load_plugin", "register", "solve",
+    "solver_named", "steady_state", "trace_named", "unload_plugin", "unregister",
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from odekit.core.autocast import suspended
 from odekit.core.callbacks import Callbacks, resolve_callbacks
 from odekit.core.chunk import chunked
 from odekit.core.compiled import CompiledStep
+from odekit.core.compiled_solve import CompiledSolve
 from odekit.core.control import resolve_control
 from odekit.core.dense import Kept, Recorder
 from odekit.core.events import Event, resolve_events
@@ -95,7 +96,8 @@ def solve(
             ``ys [B, S, ...]``, padded with NaN to the row with the most steps; a function gets all rows at once, with
             a time ``t`` for all or, where rows have times of their own, ``[B]``.
         dense: whether to keep the steps for ``solution.interpolate``. By default they are kept as long as that takes
-            less than 64 MiB, except where a gradient method that spares memory needs gradients.
+            less than 64 MiB, except where a gradient method that spares memory needs gradients, and not with
+            ``compile="solve"``.
         callback: ``callback(t, y)`` is called after every accepted step; see
             :class:`~odekit.core.callbacks.Callbacks` for other moments, and for what it gets with ``batch="rows"``.
         batch: ``"shared"``: all rows of a batch take the same steps. ``"rows"``: every row of ``y0``, whose parts all
@@ -103,10 +105,11 @@ def solve(
             of any direction and repeated times for padding. See :mod:`odekit.core.rows`.
         max_steps: attempted steps allowed for the whole solve; with ``batch="rows"``, for each row.
         compile: ``True`` or ``"step"`` runs every step as one graph that ``torch.compile`` makes, which takes from some
-            seconds to a minute the first time; see :class:`~odekit.core.compiled.CompiledStep`. ``"solve"`` takes up to
-            16 fixed steps in one graph, which is several times as fast where f is small; where steps adapt, events,
-            callbacks or forced stops are to be looked after, rows step on their own, or outputs are many, it is
-            ``"step"``.
+            seconds to a minute the first time; see :class:`~odekit.core.compiled.CompiledStep`. ``"solve"`` puts the
+            loop over the steps into the graph as well, fixed or adaptive ones, shared or by row, which is several times
+            as fast where f is small; see :class:`~odekit.core.compiled_solve.CompiledSolve`. Where gradients flow
+            through the steps, or events, callbacks or forced stops are to be looked after, it is ``"step"``, but for
+            fixed steps, of which up to 16 are one graph.
         throw: raise if the solve fails; otherwise return what was reached, with its status.
 
     Returns:
@@ -134,7 +137,7 @@ def solve(
     if batch not in _BATCHES:
         raise InputError(f"batch={batch!r} is not known. {nearest(str(batch), _BATCHES)}")
     every_step, saved = resolve_save(save)
-    recorder = _recorder(dense)
+    recorder = _recorder(False if dense is None and compile == "solve" else dense)
     step_times, jump_times = numbers(step_times, "step_times"), numbers(jump_times, "jump_times")
     problem = pose(
         f, y0, one_row(t) if batch == "rows" else t, args=args, rtol=rtol, atol=atol, norm=norm, max_steps=max_steps,
@@ -149,13 +152,13 @@ def solve(
                 "and solve all of their rows at once, without vmap"
             )
         stops = RowStops.of(step_times, jump_times)
-        solver = CompiledStep(solver) if compiled else solver
+        solver = _compiling(solver, compile) if compiled else solver
         with suspended(problem.y0.device.type):
             return solve_rows(problem, t, gradient, solver, control, throw, stops, saved)
     length = 1
     if compiled and compile == "solve":
         problem, solver, control, length = chunked(problem, solver, control)
-    solver = CompiledStep(solver) if compiled else solver
+    solver = _compiling(solver, compile) if compiled else solver
     with suspended(problem.y0.device.type):
         journey = travel(problem, gradient, solver, control)
     solution = report(journey, problem, saved)
@@ -164,6 +167,10 @@ def solve(
     if throw and not solution.status.ok:
         raise SolveError(_complaint(journey.outcome, solver, problem.y0), solution.status, solution)
     return solution
+
+
+def _compiling(solver: ODESolver, compile: bool | str) -> CompiledStep:
+    return CompiledSolve(solver) if compile == "solve" else CompiledStep(solver)
 
 
 def _recorder(dense: bool | None) -> Recorder[Kept] | None:

@@ -136,10 +136,13 @@ def write_memory() -> None:
 def write_times() -> None:
     found = timing.times()
     rows = []
-    for label in next(iter(found.values())):
-        cells = [f"{1e3 * s:.1f} ms, {ratio:.2f}, {plain:.2f}" for s, ratio, plain in (found[w][label] for w in found)]
-        rows.append([label, *cells])
+    for label in dict.fromkeys(label for times in found.values() for label in times):
+        rows.append([label, *(_time(found[work].get(label)) for work in found)])
     put("time", table(["method", *found], rows))
+
+
+def _time(found: tuple[float, float, float] | None) -> str:
+    return "" if found is None else f"{1e3 * found[0]:.1f} ms, {found[1]:.2f}, {found[2]:.2f}"
 
 
 def main() -> None:

@@ -18,6 +18,9 @@ from odekit.gradients import Direct
 
 ROUNDS = 15
 
+AS_MANY = "torchdiffeq odeint_adjoint, half the step"
+"""It calls f on the way forward as often as `reversible` with the whole step."""
+
 Pass = Callable[[], Tensor]
 
 
@@ -65,12 +68,15 @@ def passes(rows: int, steps: int, **options: Any) -> dict[str, tuple[Pass, Pass]
         import torchdiffeq
 
         given = {"rtol": options["rtol"], "atol": options["atol"]} if "rtol" in options else {}
-        extra = {"options": {"step_size": options["step_size"]}} if "step_size" in options else {}
 
-        def theirs() -> Tensor:
+        def theirs(**extra: Any) -> Tensor:
             return torchdiffeq.odeint_adjoint(f, y0, t, method=usual, **given, **extra)[-1]
 
-        found["torchdiffeq odeint_adjoint"] = theirs, found["direct"][0]
+        fixed = options.get("step_size")
+        whole, half = ({"options": {"step_size": fixed / k}} if fixed else {} for k in (1, 2))
+        found["torchdiffeq odeint_adjoint"] = functools.partial(theirs, **whole), found["direct"][0]
+        if fixed:
+            found[AS_MANY] = functools.partial(theirs, **half), found["reversible"][1]
     return found
 
 

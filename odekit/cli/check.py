@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from odekit.cli.plugins import plugin_files
 from odekit.cli.problems import announced_catalog
-from odekit.errors import NameNotFound, OdekitError, PluginError, nearest
+from odekit.errors import NameNotFound, nearest
 from odekit.registry import Catalog, Entry
-from odekit.registry.catalog import normalized
+from odekit.registry.catalog import LOCAL, normalized
+from odekit.registry.loading import distributions_with_plugins
 
 if TYPE_CHECKING:
     from odekit.testing import Finding, Report
@@ -25,12 +24,13 @@ _COLUMNS = ("KIND", "ORDER", "DIGITS", "MEMORY", "CHECKS", "SECONDS", "VERDICT")
 _WIDTHS = (8, 5, 6, 6, 6, 7, 7)
 
 
+def _distributions(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """How a shell completes a name: with distributions, for what they bring is known only once it is imported."""
+    return [name for name in distributions_with_plugins() if name.startswith(incomplete)]
+
+
 @click.command("check")
-@click.argument("names", nargs=-1, metavar="[NAME | DISTRIBUTION]...")
-@click.option(
-    "--plugin", "files", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE.py",
-    help="Check what a plugin in one file registers.",
-)  # fmt: skip
+@click.argument("names", nargs=-1, metavar="[NAME | DISTRIBUTION]...", shell_complete=_distributions)
 @click.option("--all", "everything", is_flag=True, help="Check everything that is installed.")
 @click.option("--data-folder", type=click.Path(path_type=Path), envvar="ODEKIT_DATA", help="Where datasets are.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object to stdout.")
@@ -38,17 +38,16 @@ _WIDTHS = (8, 5, 6, 6, 6, 7, 7)
 def check_command(
     ctx: click.Context,
     names: tuple[str, ...],
-    files: tuple[Path, ...],
     everything: bool,
     data_folder: Path | None,
     as_json: bool,
 ) -> None:
     """Measure whether solvers, gradient methods, traces, models, dynamics and datasets are what they claim to be.
 
-    Names are registered ones, of whatever kind, or those of distributions, whose things are all checked. What fails is
-    told with what was measured and what was expected. The exit code is 0 only if everything that could be checked
-    holds. ORDER is the lowest that was measured of a solver, DIGITS are right ones, MEMORY is what a gradient method
-    keeps of a step, in states.
+    Names are registered ones, of whatever kind, or those of distributions, whose things are all checked, as are those
+    in the files of --plugin. What fails is told with what was measured and what was expected. The exit code is 0 only
+    if everything that could be checked holds. ORDER is the lowest that was measured of a solver, DIGITS are right
+    ones, MEMORY is what a gradient method keeps of a step, in states.
 
     \b
     Examples:
@@ -56,12 +55,11 @@ def check_command(
       odekit check odekit-template
       odekit check --plugin my_solver.py --json
     """
-    if not (names or files or everything):
+    if not (names or plugin_files() or everything):
         ctx.fail("say what to check: names (`odekit list` shows them), --plugin FILE.py, or --all")
     catalog = announced_catalog()
     entries = list(catalog.entries()) if everything else _named(catalog, names)
-    for file in files:
-        entries += _of_file(catalog, file)
+    entries += [entry for entry in _of_files(catalog) if entry not in entries]
     reports = _examined(entries, data_folder)
     if as_json:
         done = list(reports)
@@ -89,28 +87,10 @@ def _named(catalog: Catalog, names: Iterable[str]) -> list[Entry]:
     return chosen
 
 
-def _of_file(catalog: Catalog, file: Path) -> list[Entry]:
-    """What a plugin in one file registers."""
-    module = _module(file)
-    try:
-        return list(catalog.register_plugin(module, entry_point=file.name))
-    except PluginError as error:
-        raise PluginError(f"{file}: {error}") from error
-
-
-def _module(file: Path) -> ModuleType:
-    name = f"odekit_plugin_{file.stem}"  # hides no module of that name
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"{file} is no Python file; give one that ends in .py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except OdekitError:
-        raise
-    except Exception as error:
-        raise PluginError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
-    return module
+def _of_files(catalog: Catalog) -> list[Entry]:
+    """What the plugins in files register that were typed."""
+    brought = {str(file.resolve()) for file in plugin_files()}
+    return [entry for entry in catalog.entries() if entry.distribution == LOCAL and entry.entry_point in brought]
 
 
 def _examined(entries: Sequence[Entry], folder: Path | None) -> Iterator[Examined]:

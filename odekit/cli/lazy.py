@@ -10,22 +10,26 @@ import attrs
 import click
 
 from odekit.cli.errors import debug_option, translated
+from odekit.cli.plugins import plugin_option
 from odekit.errors import nearest
 
 
 @attrs.frozen
 class LazyCommand:
-    """Where a command lives (``module:attribute``), and its line in the help of the group."""
+    """Where a command lives (``module:attribute``), and its line in the help of the group.
+
+    It has the options that every command has.
+    """
 
     home: str
     help: str
 
     def load(self) -> click.Command:
-        """The command, with the option ``--debug``."""
+        """The command, with the options of every command."""
         module, _, attribute = self.home.partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
-        if not any(parameter.name == "debug" for parameter in command.params):
-            command.params.append(debug_option())
+        known = {parameter.name for parameter in command.params}
+        command.params += [option for option in (plugin_option(), debug_option()) if option.name not in known]
         return command
 
 
@@ -34,7 +38,7 @@ class LazyGroup(click.Group):
 
     def __init__(self, *args: Any, lazy: Mapping[str, LazyCommand], **options: Any) -> None:
         super().__init__(*args, **options)
-        self.params.append(debug_option())
+        self.params += [plugin_option(), debug_option()]
         self.lazy = lazy
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -9,10 +9,11 @@ from typing import Any
 
 import attrs
 import click
+from click.shell_completion import CompletionItem
 
-from odekit.cli.problems import announced_catalog
+from odekit.cli.problems import announced_catalog, command_catalog
 from odekit.errors import nearest
-from odekit.registry import KINDS, Catalog, Entry, catalog
+from odekit.registry import KINDS, Catalog, Entry, Plugin
 
 PLUGINS = "plugins"
 
@@ -30,6 +31,9 @@ class KindType(click.ParamType):
             return _ALIASES[value]
         return self.fail(f"{value!r} is not a kind. {nearest(value, (*_PLURALS.values(), PLUGINS))}", param, ctx)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(kind) for kind in (*_PLURALS.values(), PLUGINS) if kind.startswith(incomplete)]
+
 
 @click.command("list")
 @click.argument("kind", required=False, type=KindType())
@@ -38,10 +42,10 @@ def list_command(kind: str | None, as_json: bool) -> None:
     """Show everything that is registered, or one KIND of it.
 
     KIND is solvers, gradients, traces, models, dynamics, datasets or plugins. Plugins that could not be loaded are
-    told on stderr, a line each.
+    told on stderr, a line each; `odekit list plugins` has these lines in its list too.
     """
     if as_json:
-        click.echo(json.dumps(_as_json(catalog(), kind), indent=2))
+        click.echo(json.dumps(_as_json(command_catalog(), kind), indent=2))
         return
     loaded = announced_catalog()
     header, rows = _plugins(loaded) if kind == PLUGINS else _things(loaded, kind)
@@ -51,6 +55,8 @@ def list_command(kind: str | None, as_json: bool) -> None:
         _write_rich(header, rows)
     else:
         _write_plain(header, rows)
+    for line in loaded.problems if kind == PLUGINS else ():
+        click.echo(f"\n{line}")
 
 
 def _as_json(loaded: Catalog, kind: str | None) -> dict[str, Any]:
@@ -80,7 +86,7 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 def _things(loaded: Catalog, kind: str | None) -> Table:
     header = ("name", "kind", "facts", "from", "summary")
     rows = [
-        (loaded.spelling(entry), entry.kind, _facts(entry), f"{entry.distribution} {entry.version}", entry.summary)
+        (loaded.spelling(entry), entry.kind, _facts(entry), _origin(entry), entry.summary)
         for entry in loaded.entries(kind)
     ]
     return header, rows
@@ -88,7 +94,11 @@ def _things(loaded: Catalog, kind: str | None) -> Table:
 
 def _plugins(loaded: Catalog) -> Table:
     header = ("name", "state", "from", "module")
-    return header, [(p.name, p.state, f"{p.distribution} {p.version}", p.value) for p in loaded.plugins]
+    return header, [(p.name, p.state, _origin(p), p.value) for p in loaded.plugins]
+
+
+def _origin(found: Entry | Plugin) -> str:
+    return f"{found.distribution} {found.version}".rstrip()
 
 
 def _facts(entry: Entry) -> str:

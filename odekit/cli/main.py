@@ -10,6 +10,7 @@ from odekit.cli.lazy import LazyCommand, LazyGroup
 COMMANDS = {
     "check": LazyCommand("odekit.cli.check:check_command", "Measure whether a plugin is what it claims to be."),
     "list": LazyCommand("odekit.cli.list:list_command", "Show every registered solver, gradient, model, ..."),
+    "new": LazyCommand("odekit.cli.new:new_command", "Write a distribution to begin a plugin of your own with."),
     "profile": LazyCommand(
         "odekit.cli.profile:profile_command", "Compare the gradient methods on your own model: memory, time, error."
     ),

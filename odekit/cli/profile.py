@@ -57,17 +57,31 @@ def profile_command(
 
     from odekit.runner.profile import profile
 
+    told = (lambda line: None) if quiet else _on_stderr
     found = profile(
         toml.parse(tables),
         data_folder=data_folder,
         repeats=repeats,
         time_limit=time_limit,
-        note=(lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True)),
+        note=told,
+        on_cost=lambda cost: told(_in_words(cost)),
     )
     click.echo(json.dumps(found.as_dict(), indent=2) if as_json else _table(found))
 
 
 profile_command.params[:0] = [parameter for parameter in run_command.params if parameter.name in _SHARED]
+
+
+def _on_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _in_words(cost: Cost) -> str:
+    """A line for those who wait."""
+    cells = _row(cost)
+    if cost.problem:
+        return f"  {cells[1]}"
+    return "  {1} MiB, {2} ms, {3} calls forward, {4} backward, error {5}".format(*cells)
 
 
 def _table(found: Profile) -> str:

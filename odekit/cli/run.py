@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from odekit.cli.plugins import plugin_files
 from odekit.cli.problems import announced_catalog
 from odekit.runner import toml
 
@@ -55,7 +56,8 @@ class RunCommand(click.Command):
     """A command that remembers what was typed."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta[_TYPED] = shlex.join(["odekit", "run", *args])
+        before = [word for file in plugin_files(ctx) for word in ("--plugin", str(file))]
+        ctx.meta[_TYPED] = shlex.join(["odekit", *before, "run", *args])
         return super().parse_args(ctx, args)
 
 
@@ -156,7 +158,7 @@ def _check_usage(
 ) -> None:
     if resume is None and model is None:
         ctx.fail("say what to run: MODEL (`odekit list models` shows them), SPEC.toml, or --resume DIR")
-    if resume is not None and (model is not None or changes or out is not None):
+    if resume is not None and (model is not None or changes or out is not None or plugin_files()):
         ctx.fail(
             f"--resume takes everything from {resume / 'spec.toml'}; only --time-limit, --data-folder, --json and "
             f"--quiet go with it. For other settings start a new run: odekit run {resume / 'spec.toml'} ..."
@@ -164,12 +166,14 @@ def _check_usage(
 
 
 def typed_tables(ctx: click.Context, model: str | None, changes: dict[str, Any]) -> dict[str, Any]:
-    """The spec's tables: the file, if one was named, with what was typed put over it."""
+    """The spec's tables: the file, if one was named, with what was typed put over it, and plugins added to its own."""
     if model is not None and model.endswith(".toml"):
-        return toml.changed(toml.read(Path(model)), changes)
-    if "data.name" not in changes:
+        tables = toml.changed(toml.read(Path(model)), changes)
+    elif "data.name" in changes:
+        tables = toml.changed({}, {"model.name": model, **changes})
+    else:
         ctx.fail("say what to train on: --data NAME (`odekit list datasets` shows them)")
-    return toml.changed({}, {"model.name": model, **changes})
+    return toml.with_plugins(tables, plugin_files())
 
 
 def _show(result: Result, as_json: bool) -> None:

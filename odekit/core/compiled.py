@@ -73,21 +73,22 @@ class CompiledStep(Wrapper):
         return self.solver.derivative(step, theta)
 
     def _taken(self, take: str, f: VectorField, t0: Time, t1: Time, y0: Tensor, carry: Any) -> Step:
-        inlined = None if lanes.transformed() or y0.device.type == "mps" else _inlined(f)  # MPS has no float64
+        inlined = None if lanes.transformed() or y0.device.type == "mps" else inlined_of(f)  # MPS has no float64
         if inlined is None or isinstance(t0, Tensor) or isinstance(t1, Tensor):
             step: Step = getattr(self.solver, take)(f, t0, t1, y0, carry)
             return step
         recorded = torch.is_grad_enabled() and (y0.requires_grad or self.memoryless)
-        graph = _graph_of(inlined.owner, self.solver, self.backend, take, carry is None, recorded, y0)
+        graph = graph_of(_stepped, inlined.owner, self.solver, self.backend, (take, carry is None), recorded, y0)
         if graph.calls is None or graph.broken:
             nfe, jacobians = f.nfe, f.jacobians  # type: ignore[attr-defined]
             step = getattr(self.solver, take)(f, t0, t1, y0, carry)
-            graph.calls = f.nfe - nfe, f.jacobians - jacobians  # type: ignore[attr-defined]
+            graph.calls = f.nfe - nfe  # type: ignore[attr-defined]
+            graph.jacobians = f.jacobians - jacobians  # type: ignore[attr-defined]
             return step
         found = graph.run(self._arguments(take, inlined, t0, t1, y0, carry, not (recorded and self.memoryless)))
         if found is None:
             return self._taken(take, f, t0, t1, y0, carry)
-        inlined.count(*graph.calls)
+        inlined.count(graph.calls, graph.jacobians)
         y1, ratio, handed_on, dense = found
         if not graph.checked:
             step = getattr(self.solver, take)(f, t0, t1, y0, carry)
@@ -101,7 +102,7 @@ class CompiledStep(Wrapper):
         tolerance = self.tolerance
         judged: tuple[Any, ...] = (None, None, None)
         if take == "step" and tolerance is not None:
-            judged = tolerance.norm, _like(tolerance.rtol, y0), _like(tolerance.atol, y0)
+            judged = tolerance.norm, like(tolerance.rtol, y0), like(tolerance.atol, y0)
         return (
             self.solver, take, inlined.call, inlined.args, inlined.layout, inlined.column, inlined.expand,
             _clock(t0, t1, *inlined.bounds, y0), y0, carry, dense, *judged,
@@ -143,7 +144,8 @@ def _clock(t0: Any, t1: Any, low: Any, high: Any, y: Tensor) -> Tensor:
     return torch.from_numpy(times).to(y.device).reshape(-1, *(1,) * (y.ndim - 1), 4)
 
 
-def _like(x: float | Tensor, y: Tensor) -> Tensor:
+def like(x: float | Tensor, y: Tensor) -> Tensor:
+    """A tolerance as a tensor that goes with ``y``."""
     return x if isinstance(x, Tensor) else _number(x, y.real.dtype, y.device)
 
 
@@ -152,34 +154,39 @@ def _number(x: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.full((), x, dtype=dtype, device=device)
 
 
-def _inlined(f: VectorField) -> Inlined | None:
+def inlined_of(f: VectorField) -> Inlined | None:
+    """What a field hands over for a graph; None if it does not."""
     hand_over = getattr(f, "inlined", None)
     return None if hand_over is None else hand_over()
 
 
-class _Graph:
-    """A compiled step of one kind.
+class Graph:
+    """Steps of one kind, compiled.
 
     Attributes:
         recorded: whether there will be gradients.
-        calls: how often it calls f, and how often it takes Jacobians; None before that is known.
+        calls: how often it calls f; None before that is known.
+        jacobians: how often it takes Jacobians of f.
+        hands_on: whether a step hands something on to the next one.
         broken: whether it could not be made.
         seen: whether it has run.
         checked: whether a state that it gave has been compared.
         derives: whether f takes derivatives by autograd.
     """
 
-    def __init__(self, name: str, backend: str, recorded: bool) -> None:
+    def __init__(self, function: Any, name: str, backend: str, recorded: bool, options: dict[str, Any] | None) -> None:
         self.name, self.recorded = name, recorded
-        self.calls: tuple[int, int] | None = None
+        self.calls: int | None = None
+        self.jacobians = 0
+        self.hands_on = False
         self.broken = False
         self.seen = self.checked = False
         self.derives = False
-        code = _stepped.__code__.replace()  # PyTorch keeps what it compiled, and limits its number, by code object
+        code = function.__code__.replace()  # PyTorch keeps what it compiled, and limits its number, by code object
         if recorded:  # several backward passes may go through what one step keeps
             setattr(importlib.import_module("torch._functorch.config"), "donated_buffer", False)  # noqa: B010
-        own = types.FunctionType(code, _stepped.__globals__, _stepped.__name__)
-        self._compiled = torch.compile(own, fullgraph=True, backend=backend)
+        own = types.FunctionType(code, function.__globals__, function.__name__)
+        self._compiled = torch.compile(own, fullgraph=True, backend=backend, options=options)
 
     def check(self, found: Tensor, expected: Tensor) -> bool:
         """Whether the first state that the graph gave is the right one, to half of its digits; else it is given up."""
@@ -197,7 +204,7 @@ class _Graph:
             _let_grow(arguments)
         try:
             with contextlib.ExitStack() as around:
-                if self.recorded or not self.seen:  # PyTorch looks at the .grad of all inputs, and warns of that itself
+                if not self.seen or _derived(arguments):  # PyTorch looks at their .grad, and warns of that itself
                     around.enter_context(warnings.catch_warnings())
                     warnings.filterwarnings("ignore", "The .grad attribute")
                     warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)  # what the compiler imports
@@ -224,6 +231,12 @@ class _Graph:
         )
 
 
+def _derived(arguments: tuple[Any, ...]) -> bool:
+    """Whether there are tensors among the arguments that follow from others, with gradients."""
+    leaves = optree.tree_leaves(cast(Any, arguments), none_is_leaf=True)
+    return any(isinstance(x, Tensor) and x.requires_grad and not x.is_leaf for x in leaves)
+
+
 def _let_grow(arguments: tuple[Any, ...]) -> None:
     """Have the graph take any length of the first axis."""
     for tensor in optree.tree_leaves(cast(Any, arguments), none_is_leaf=True):
@@ -241,27 +254,29 @@ def _by_the_compiler(error: Exception) -> bool:
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines[:2]):.300}"
+    return f"{type(error).__name__}: {' '.join(lines[:2]):.3000}"
 
 
-_GRAPHS: weakref.WeakKeyDictionary[Any, dict[Any, _Graph]] = weakref.WeakKeyDictionary()
+_GRAPHS: weakref.WeakKeyDictionary[Any, dict[Any, Graph]] = weakref.WeakKeyDictionary()
 """Compiled steps, as long as the f lives that they were made for: an ``nn.Module``, or the code of a function."""
 
 
-def _graph_of(
-    f: Callable[..., Any], solver: ODESolver, backend: str, take: str, fresh: bool, recorded: bool, y0: Tensor
-) -> _Graph:  # fmt: skip
+def graph_of(
+    function: Callable[..., Any], f: Callable[..., Any], solver: ODESolver, backend: str, kind: Any, recorded: bool,
+    y0: Tensor, options: dict[str, Any] | None = None,
+) -> Graph:  # fmt: skip
+    """The graph of ``function`` for this f and solver, which is made once; ``kind`` tells it from others."""
     if isinstance(f, types.MethodType):
-        owner, kind = f.__self__, f.__func__
+        owner, method = f.__self__, f.__func__
     else:
-        owner, kind = f, None
+        owner, method = f, None
     if isinstance(owner, types.FunctionType):
         owner = owner.__code__
     elif not isinstance(owner, nn.Module):
         owner = type(owner)
     length = solver.count if isinstance(solver, Chunk) else 1
-    key = (kind, type(solver), solver.name, length, backend, take, fresh, recorded, y0.dtype, y0.ndim, y0.device)
+    key = (method, type(solver), solver.name, length, backend, kind, recorded, y0.dtype, y0.ndim, y0.device)
     graphs = _GRAPHS.setdefault(owner, {})
     if key not in graphs:
-        graphs[key] = _Graph(solver.name, backend, recorded)
+        graphs[key] = Graph(function, solver.name, backend, recorded, options)
     return graphs[key]

@@ -112,7 +112,7 @@ class _Grid:
         return self.t1 if n == self.count else self.t0 + (self.t1 - self.t0) * (n / self.count)
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)  # not frozen, which is slow to make, and cannot be part of a compiled graph
 class History:
     """What a control remembers.
 

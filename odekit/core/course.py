@@ -32,3 +32,8 @@ class Course:
     callbacks: Callbacks = attrs.field(factory=Callbacks)
     recorder: Recorder[Kept] | None = None
     stats: Stats = attrs.field(factory=Stats)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is to be done between steps but to note the planned outputs and the steps themselves."""
+        return not (self.watches or self.every_step or self.stops.times or self.stops.jumps) and self.callbacks.silent

@@ -16,10 +16,11 @@ from odekit.core import lanes
 from odekit.core.autocast import Autocast
 from odekit.core.expansion import Expanded, expand
 from odekit.core.graph_field import Inlined
+from odekit.core.graph_layout import GraphLayout
 from odekit.core.jacobian import Linearised, rows_are_independent
 from odekit.core.linear import Linear
 from odekit.core.sections import Section
-from odekit.core.state import Layout, TensorLayout
+from odekit.core.state import Layout, TensorLayout, TreeLayout
 from odekit.core.times import Time, host
 from odekit.errors import DynamicsError
 
@@ -141,13 +142,13 @@ class Field:
         return dy
 
     def inlined(self) -> Inlined | None:
-        """What becomes part of a compiled graph; None under autocast, which graphs do not have."""
-        if self.autocast is not None:
+        """What becomes part of a compiled graph; None under autocast, or with a nesting that graphs do not have."""
+        layout = GraphLayout.of(self.layout) if isinstance(self.layout, TreeLayout) else None
+        if self.autocast is not None or (layout is None and not isinstance(self.layout, TensorLayout)):
             return None
-        layout = None if isinstance(self.layout, TensorLayout) else self.layout
         return Inlined(self.f, self.f, self.args, layout, None, self._bounds, self._counted)
 
-    def _counted(self, calls: int, jacobians: int) -> None:
+    def _counted(self, calls: int, jacobians: int = 0) -> None:
         self.count.nfe += calls
         self.count.jacobians += jacobians
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from odekit.core.expansion import Expansion, expand
-from odekit.core.state import Layout
+from odekit.core.graph_layout import GraphLayout
 from odekit.core.times import Time
 
 Expand = Callable[[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor, bool], Expansion]
@@ -27,18 +27,20 @@ class Inlined:
         layout: how states are packed; None where they are single tensors.
         column: the shape in which times by row are told is ``[B, *column]``; None for a time that all rows share.
         bounds: the times beyond which f is not asked, as floats or arrays ``[B]``.
-        expand: how ``call`` is taken to first order; None where that cannot be part of a graph.
         count: told how many calls of f, and Jacobians of it, a run of the graph was.
+        expand: how ``call`` is taken to first order; None where that cannot be part of a graph.
+        loops: whether calls can be within a loop of the graph, where ``torch.autograd`` cannot be.
     """
 
     owner: Callable[..., Any]
     call: Callable[..., Any]
     args: tuple[Any, ...]
-    layout: Layout | None
+    layout: GraphLayout | None
     column: tuple[int, ...] | None
     bounds: tuple[Any, Any]
-    count: Callable[[int, int], None]
+    count: Callable[..., None]
     expand: Expand | None = expand
+    loops: bool = True
 
 
 class GraphField:
@@ -48,12 +50,12 @@ class GraphField:
         self,
         call: Callable[..., Any],
         args: tuple[Any, ...],
-        layout: Layout | None,
+        layout: GraphLayout | None,
         column: tuple[int, ...] | None,
         low: Tensor,
         high: Tensor,
         dtype: torch.dtype,
-        expand: Expand | None,
+        expand: Expand | None = None,
     ) -> None:
         self.call, self.args, self.layout, self.column = call, args, layout, column
         self.low, self.high, self.dtype, self.expand = low, high, dtype, expand

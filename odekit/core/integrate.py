@@ -6,66 +6,22 @@ import math
 from collections.abc import Callable
 from typing import Any, cast
 
-import attrs
 import torch
 from torch import Tensor
 
 from odekit.core import lanes
+from odekit.core.accepted import Accepted
 from odekit.core.course import Course
 from odekit.core.dense import Kept
 from odekit.core.events import Monitor
-from odekit.core.outputs import Outputs, Slot, at_rest
+from odekit.core.looping import LoopingSolver, Start
+from odekit.core.outputs import Outputs, at_rest
 from odekit.core.protocols import CountedField, ODESolver, Outcome, StepControl, VectorField
+from odekit.core.riding import ride
 from odekit.core.sections import Section
 from odekit.core.solution import Status
 from odekit.core.times import Clock
 from odekit.core.tolerance import Tolerance
-
-
-@attrs.frozen(eq=False)
-class Passage:
-    """When an accepted step was taken and what fell into it, without the state that it was taken from.
-
-    Attributes:
-        t0, t1: host times of its ends.
-        fresh: whether the carry that the solver was handed came from ``init``: at the start, and after a discontinuity.
-        first: how many outputs there were before it.
-        slots: the outputs that fell into it.
-        section: where f is continuous around it; None if f is so everywhere.
-        tries: where rejected tries at it ended which changed what the solver was handed for the next one.
-    """
-
-    t0: float
-    t1: float
-    fresh: bool
-    first: int
-    slots: tuple[Slot, ...]
-    section: Section | None = None
-    tries: tuple[float, ...] = ()
-
-    def starting(self, y0: Tensor, carry: Any) -> Accepted:
-        """The step with the state that it starts from."""
-        return Accepted(
-            self.t0, self.t1, self.fresh, self.first, self.slots, self.section, self.tries, y0=y0, carry=carry
-        )
-
-
-@attrs.frozen(eq=False)
-class Accepted(Passage):
-    """An accepted step as a gradient method may keep it: enough to take it again.
-
-    Attributes:
-        y0: the state at its start.
-        carry: what the solver was handed; None for a solver that is ``memoryless``, and where that came from ``init``.
-    """
-
-    y0: Tensor = attrs.field(kw_only=True)
-    carry: Any = attrs.field(kw_only=True)
-
-    @property
-    def passage(self) -> Passage:
-        """The same without the state."""
-        return Passage(self.t0, self.t1, self.fresh, self.first, self.slots, self.section, self.tries)
 
 
 def integrate(
@@ -105,6 +61,13 @@ def integrate(
         proposal = control.start(_following(here, clock), t, t_end, y0, solver, tolerance, f0)
         status, t_next, judged = proposal.status, proposal.t_next, proposal.carry
         carry = solver.init(here, clock(t), y0, None if clock.differentiable else proposal.f0)
+        if isinstance(solver, LoopingSolver) and status.ok and course.quiet and not clock.differentiable:
+            keep = on_accept is not None or course.recorder is not None
+            begin = Start.of(t, t_next, t_end, y, carry, judged, max_steps - stats.steps, times[1:])
+            stretches = solver.loop(here, begin, control, tolerance, keep)
+            if stretches is not None:
+                t, y, t_next, status = ride(stretches, t, here, solver, outputs, course, on_accept)
+                size = t_next - t
     take = solver.step if control.adaptive else solver.advance
     while status.ok and t != t_end:
         stop, ahead = stops.next_after(t, t_end), t_next - t

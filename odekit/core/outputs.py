@@ -68,6 +68,16 @@ class Outputs:
         self.taken += states
         return step, tuple(slots)
 
+    def told(self, end: float, states: Tensor | None, y: Tensor) -> tuple[Slot, ...]:
+        """Record the planned outputs up to ``end``, where somebody else has found them.
+
+        ``states [T - 1, ...]`` are those after the first one. None if there is but one, the end, with the state ``y``.
+        """
+        slots = self._planned_until(end)
+        self.slots += slots
+        self.taken += [y if states is None else states[slot.index - 1] for slot in slots if slot.index is not None]
+        return tuple(slots)
+
     def _planned_until(self, end: float) -> list[Slot]:
         times, first = self.clock.times, self.planned
         if self.every_step:

@@ -476,13 +476,16 @@ class Model(nn.Module, ABC):
 
     Class attributes:
         name: the registered name.
-        task: ``"classification"`` or ``"density"``.
+        task: ``"classification"``, ``"density"``, or another one, that of its datasets, measured by the loss.
+        solves: whether it solves ODEs. One that does not has no use for tools; a run with it refuses to choose any.
 
-    Modules inside it that solve ODEs keep the :class:`Stats` of their latest solve in an attribute ``stats``.
+    Modules inside it that solve ODEs keep the :class:`Stats` of their latest solve in an attribute ``stats``. A model
+    of a task of its own has a static method ``example()``: samples, and labels or None, for it to be tried on.
     """
 
     name: ClassVar[str]
     task: ClassVar[str]
+    solves: ClassVar[bool] = True
 
     @classmethod
     @abstractmethod

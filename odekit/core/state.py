@@ -63,6 +63,15 @@ class TreeLayout:
     shapes: tuple[torch.Size, ...]
     batched: bool
 
+    @property
+    def template(self) -> Any:
+        return optree.tree_unflatten(self.treespec, range(len(self.shapes)))
+
+    @property
+    def tails(self) -> list[torch.Size]:
+        """The shape of each part, without the first axis where that is the one of the packed state."""
+        return [shape[1:] if self.batched else shape for shape in self.shapes]
+
     def pack(self, state: Any, name: str) -> Tensor:
         leaves, treespec = optree.tree_flatten(state)
         if treespec != self.treespec:
@@ -85,7 +94,7 @@ class TreeLayout:
         return torch.cat([leaf.reshape(-1) for leaf in leaves])
 
     def unpack(self, packed: Tensor) -> Any:
-        tails = [shape[1:] if self.batched else shape for shape in self.shapes]
+        tails = self.tails
         parts = packed.split([math.prod(tail) for tail in tails], dim=-1)
         lead = packed.shape[:-1]
         return optree.tree_unflatten(self.treespec, [p.reshape(lead + t) for p, t in zip(parts, tails, strict=True)])

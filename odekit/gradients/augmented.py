@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from odekit.core.field import Field
 from odekit.core.graph_field import Inlined
+from odekit.core.graph_layout import GraphLayout
 from odekit.core.jacobian import Factored, Linearised, Size
 from odekit.core.linear import Linear
 from odekit.core.sections import Section
@@ -151,10 +152,14 @@ class Augmented:
     def inlined(self) -> Inlined | None:
         """What becomes part of a compiled graph, once it has been seen what f depends on."""
         inner = self.field.inlined() if any(self.used) else None
-        if inner is None or inner.layout is not None:
+        if inner is None:
             return None
-        slopes = GraphSlopes(inner.call, tuple(self.parts.shape[1:]), self.parts.sizes[2], len(self.parts.shape) > 0)
-        return attrs.evolve(inner, call=slopes, args=(inner.args, tuple(self.inputs)), expand=None)
+        vjp = _functional(inner, self.inputs)
+        form = tuple(self.parts.shape[1:]), self.parts.sizes[2], len(self.parts.shape) > 0
+        slopes = GraphSlopes(vjp or _Recorded(inner), *form)
+        return attrs.evolve(
+            inner, call=slopes, args=(inner.args, tuple(self.inputs)), layout=None, expand=None, loops=vjp is not None
+        )
 
     def __call__(self, t: Time, y: Tensor) -> Tensor:
         parts = self.parts
@@ -175,17 +180,74 @@ class Augmented:
 class GraphSlopes:
     """The augmented system within a graph, where the length of the first axis of y is not known beforehand."""
 
-    def __init__(self, call: Callable[..., Tensor], rest: tuple[int, ...], integrals: int, batched: bool) -> None:
-        self.call, self.rest, self.integrals, self.batched = call, rest, integrals, batched
+    def __init__(self, vjp: Vjp, rest: tuple[int, ...], integrals: int, batched: bool) -> None:
+        self.vjp, self.rest, self.integrals, self.batched = vjp, rest, integrals, batched
 
     def __call__(self, t: Tensor, z: Tensor, args: tuple[Any, ...], inputs: tuple[Tensor, ...]) -> Tensor:
         half = (z.shape[0] - self.integrals) // 2
         shape = (-1, *self.rest) if self.batched else ()
-        with torch.enable_grad():
-            state = z[:half].reshape(shape).detach().requires_grad_()
-            dy = self.call(t, state, *args)
-        grads = torch.autograd.grad(dy, [state, *inputs], z[half : 2 * half].reshape(shape).neg(), allow_unused=True)
-        parts = [dy.detach()]
+        state, adjoint = z[:half].reshape(shape), z[half : 2 * half].reshape(shape)
+        dy, grads = self.vjp(t, state, args, inputs, adjoint.neg())
+        parts = [dy]
         for grad, tensor in zip(grads, (state, *inputs), strict=True):
             parts.append(torch.zeros_like(tensor) if grad is None else grad)
         return torch.cat([part.detach().reshape(-1).to(z.dtype) for part in parts])
+
+
+Vjp = Callable[[Tensor, Tensor, tuple[Any, ...], tuple[Tensor, ...], Tensor], tuple[Tensor, Sequence[Tensor | None]]]
+"""f at ``(t, y, args)``, and the products of a cotangent with its derivatives by y and ``inputs``."""
+
+
+def _packed(
+    call: Callable[..., Any], layout: GraphLayout | None, t: Tensor, y: Tensor, args: tuple[Any, ...]
+) -> Tensor:
+    """f on a packed state."""
+    dy = call(t, y if layout is None else layout.unpack(y), *args)
+    found: Tensor = dy if layout is None else layout.pack(dy, "what f returned")
+    return found
+
+
+class _Recorded:
+    """By ``torch.autograd``, whatever f is."""
+
+    def __init__(self, inner: Inlined) -> None:
+        self.call, self.layout = inner.call, inner.layout
+
+    def __call__(
+        self, t: Tensor, y: Tensor, args: tuple[Any, ...], inputs: tuple[Tensor, ...], cotangent: Tensor
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        with torch.enable_grad():
+            y = y.detach().requires_grad_()
+            dy = _packed(self.call, self.layout, t, y, args)
+        return dy.detach(), torch.autograd.grad(dy, [y, *inputs], cotangent, allow_unused=True)
+
+
+class _Functional:
+    """By ``torch.func``, of a module whose parameters of these names are the inputs."""
+
+    def __init__(self, module: nn.Module, layout: GraphLayout | None, names: tuple[str, ...]) -> None:
+        self.module, self.layout, self.names = module, layout, names
+
+    def __call__(
+        self, t: Tensor, y: Tensor, args: tuple[Any, ...], inputs: tuple[Tensor, ...], cotangent: Tensor
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        def of(state: Tensor, *given: Tensor) -> Tensor:
+            with_them = dict(zip(self.names, given, strict=True))
+
+            def call(t: Tensor, y: Any, *args: Any) -> Any:
+                return torch.func.functional_call(self.module, with_them, (t, y, *args))
+
+            return _packed(call, self.layout, t, state, args)
+
+        dy, pull = cast(tuple[Tensor, Callable[[Tensor], Sequence[Tensor]]], torch.func.vjp(of, y, *inputs))
+        return dy, pull(cotangent)
+
+
+def _functional(inner: Inlined, inputs: Sequence[Tensor]) -> _Functional | None:
+    """None if f is no module, or if it depends on anything but its parameters."""
+    if not isinstance(inner.call, nn.Module):
+        return None
+    names = {id(parameter): name for name, parameter in inner.call.named_parameters()}
+    if not all(id(tensor) in names for tensor in inputs):
+        return None
+    return _Functional(inner.call, inner.layout, tuple(names[id(tensor)] for tensor in inputs))

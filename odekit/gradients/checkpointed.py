@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from odekit.core.integrate import Passage
+from odekit.core.accepted import Passage
 from odekit.core.problem import Problem
 from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl
 from odekit.core.rows.answer import RowOutcome

@@ -12,7 +12,8 @@ import optree
 import torch
 from torch import Tensor
 
-from odekit.core.integrate import Accepted, around
+from odekit.core.accepted import Accepted
+from odekit.core.integrate import around
 from odekit.core.outputs import at_end, at_rest, states_in
 from odekit.core.problem import Problem
 from odekit.core.protocols import ODESolver

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from odekit.core.integrate import Accepted, integrate
+from odekit.core.accepted import Accepted
+from odekit.core.integrate import integrate
 from odekit.core.problem import Problem
 from odekit.core.protocols import ODESolver, Outcome, StepControl
 from odekit.core.rows.answer import RowOutcome

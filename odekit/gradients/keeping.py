@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from odekit.core.integrate import Accepted, Passage
+from odekit.core.accepted import Accepted, Passage
 from odekit.errors import InputError
 
 State = tuple[Tensor, Any]

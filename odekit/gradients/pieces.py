@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from odekit.core.integrate import Accepted
+from odekit.core.accepted import Accepted
 from odekit.core.protocols import ODESolver
 from odekit.gradients.captured import nodes_of
 

@@ -14,7 +14,7 @@ from odekit.core.field import Field
 from odekit.core.integrate import around
 from odekit.core.protocols import ODESolver
 from odekit.core.sections import Stops
-from odekit.gradients.products import added
+from odekit.gradients.products import added, vjp
 
 Locate = Callable[[float, Tensor], tuple[Tensor, Tensor]]
 """The state of the trajectory and its adjoint at a time, from the backward solve's packed state there."""
@@ -67,5 +67,14 @@ class Quadrature(Recorder[Kept]):
             self.check([dy], [y, *self.inputs])
             if dy.requires_grad:
                 cotangent = (length * weight) * adjoint
-                grads = torch.autograd.grad(dy, self.inputs, cotangent, allow_unused=True, retain_graph=True)
-                self.sums = [added(total, grad) for total, grad in zip(self.sums, grads, strict=True)]
+                grads = vjp([dy], [cotangent], [*self.inputs, *_too(y)])
+                self.sums = [added(total, grad) for total, grad in zip(self.sums, grads, strict=False)]
+
+
+def _too(y: Tensor) -> list[Tensor]:
+    """What else to differentiate with respect to: nothing, or ``y`` if its memory is not laid out in order.
+
+    PyTorch 2.13 crashes in the backward pass of group normalisation, channels last, if the input's gradient is not
+    asked for.
+    """
+    return [] if y.is_contiguous() else [y]

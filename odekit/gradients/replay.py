@@ -9,8 +9,9 @@ import optree
 import torch
 from torch import Tensor
 
+from odekit.core.accepted import Accepted, Passage
 from odekit.core.field import Field
-from odekit.core.integrate import Accepted, Passage, around
+from odekit.core.integrate import around
 from odekit.core.outputs import at_end, states_in
 from odekit.core.protocols import CountedField, ODESolver
 from odekit.core.times import Clock

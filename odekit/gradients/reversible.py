@@ -11,7 +11,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from odekit.core.integrate import Accepted, Passage, around
+from odekit.core.accepted import Accepted, Passage
+from odekit.core.integrate import around
 from odekit.core.problem import Problem
 from odekit.core.protocols import GradientMethod, ODESolver, Outcome, StepControl
 from odekit.core.reversible import ReversibleSolver, UndoingSolver

@@ -9,8 +9,8 @@ import optree
 import torch
 from torch import Tensor
 
+from odekit.core.accepted import Accepted, Passage
 from odekit.core.field import Field
-from odekit.core.integrate import Accepted, Passage
 from odekit.core.outputs import at_rest, states_in
 from odekit.core.problem import Problem
 from odekit.core.protocols import ODESolver

@@ -6,21 +6,13 @@
 
 from __future__ import annotations
 
-import functools
-
 from odekit.registry.catalog import Catalog, Entry, Plugin
+from odekit.registry.current import catalog, load_plugin, register, unload_plugin, unregister
+from odekit.registry.hooks import PROTOCOL
 from odekit.registry.kinds import KINDS
 from odekit.registry.loading import load
 
-
-@functools.cache
-def catalog() -> Catalog:
-    """The catalog of the installed plugins, made on first use. ``catalog.cache_clear()`` makes the next call look anew.
-
-    Raises:
-        PluginError: with ``ODEKIT_STRICT=1``, if anything is wrong with a plugin.
-    """
-    return load()
-
-
-__all__ = ["KINDS", "Catalog", "Entry", "Plugin", "catalog", "load"]
+__all__ = [
+    "KINDS", "PROTOCOL", "Catalog", "Entry", "Plugin", "catalog", "load", "load_plugin", "register", "unload_plugin",
+    "unregister",
+]  # fmt: skip

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -14,6 +16,9 @@ from odekit.registry.registration import Registered, collect
 
 FIRST_PARTY = "odekit"
 """The distribution whose things keep their bare names."""
+
+LOCAL = "local"
+"""What stands for the distribution of things that come from none: from a file, or from a notebook."""
 
 
 def normalized(distribution: str) -> str:
@@ -59,7 +64,13 @@ class Entry:
 
 @attrs.frozen
 class Plugin:
-    """An entry point of the group ``odekit``. ``state`` is ``loaded``, ``broken`` or ``left out``."""
+    """An entry point of the group ``odekit``, or a file.
+
+    Attributes:
+        name: of the entry point, or of the file.
+        value: the module (and object) that the entry point names, or the file's path.
+        state: ``loaded``, ``broken`` or ``left out``.
+    """
 
     name: str
     value: str
@@ -130,7 +141,7 @@ class Catalog:
         return entry.name if entry.first_party or not rivals else entry.qualified
 
     def register_plugin(
-        self, plugin: object, distribution: str = "local", version: str = "", entry_point: str | None = None
+        self, plugin: object, distribution: str = LOCAL, version: str = "", entry_point: str | None = None
     ) -> tuple[Entry, ...]:
         """Take in a plugin given as a module or object: all that it registers, or, if anything is wrong, nothing.
 
@@ -142,14 +153,42 @@ class Catalog:
             Exception: whatever the plugin's own code raises.
         """
         point = entry_point or str(getattr(plugin, "__name__", type(plugin).__name__))
+        return self.add(collect(plugin), distribution, version, point)
+
+    def add(self, things: Iterable[Registered], distribution: str, version: str, entry_point: str) -> tuple[Entry, ...]:
+        """The same for things that have been checked one by one."""
         fresh: list[Entry] = []
-        for registered in collect(plugin):
-            entry = _entry(registered, distribution, version, point)
+        for registered in things:
+            entry = _entry(registered, distribution, version, entry_point)
             self._check_new(entry, fresh)
             fresh.append(entry)
         self.problems.extend(filter(None, map(self._clash, fresh)))
         self._entries.extend(fresh)
         return tuple(fresh)
+
+    def forget(self, entry_point: str, names: Iterable[tuple[str, str]] | None = None) -> tuple[Entry, ...]:
+        """Take out what came from no distribution but by ``entry_point``: all, or these kinds and names.
+
+        Returns:
+            What was there.
+        """
+        mine = [e for e in self._entries if (e.distribution, e.entry_point) == (LOCAL, entry_point)]
+        gone = [e for e in mine if names is None or (e.kind, e.name) in names]
+        said = [self._clash(entry) for entry in gone]
+        self._entries = [entry for entry in self._entries if entry not in gone]
+        self.problems[:] = [line for line in self.problems if line not in said]
+        self.plugins[:] = [p for p in self.plugins if (p.distribution, p.value) != (LOCAL, entry_point)]
+        return tuple(gone)
+
+    @contextlib.contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """What is done to the catalog inside is undone if anything is raised."""
+        before = self.problems[:], self.plugins[:], self._entries[:]
+        try:
+            yield
+        except BaseException:
+            self.problems[:], self.plugins[:], self._entries[:] = before
+            raise
 
     def _check_new(self, entry: Entry, fresh: list[Entry]) -> None:
         for other in (*self._entries, *fresh):
@@ -158,13 +197,14 @@ class Catalog:
                 entry.name,
                 normalized(entry.distribution),
             ):
+                where = f"(entry points {other.entry_point!r} and {entry.entry_point!r})"
+                twice = "twice" if other.entry_point == entry.entry_point else f"twice {where}"
                 raise PluginError(
-                    f"{entry.distribution} registers the {entry.kind} {entry.name!r} twice "
-                    f"(entry points {other.entry_point!r} and {entry.entry_point!r}). Rename or remove one."
+                    f"{entry.distribution} registers the {entry.kind} {entry.name!r} {twice}. Rename or remove one."
                 )
 
     def _clash(self, entry: Entry) -> str:
-        rivals = [other for other in self.entries(entry.kind) if other.name == entry.name]
+        rivals = [other for other in self.entries(entry.kind) if other.name == entry.name and other is not entry]
         if not rivals:
             return ""
         origin = f"plugin {entry.entry_point!r} of {_distribution(entry.distribution, entry.version)}"

@@ -9,7 +9,8 @@ callback; the plugin calls it for everything it brings and returns nothing::
         register(Kutta3)
 
 Whatever is registered carries its name in the attribute ``name``. A plugin comes in whole or, if anything about it is
-wrong, not at all.
+wrong, not at all. ``ODEKIT_PROTOCOL = 1`` in its module, or in the package around that, says for which version of the
+hooks and protocols it is made.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from typing import Any
 import pluggy
 
 PROJECT = "odekit"
+
+PROTOCOL = 1
+"""The version of the hooks and of what odekit asks of registered things; a plugin may say which one it is made for."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)

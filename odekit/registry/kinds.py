@@ -57,13 +57,18 @@ class Kind:
             facts["adaptive"] = facts["error_order"] is not None
         return facts
 
+    def derives(self, thing: object) -> bool:
+        """Whether ``thing`` has the class that things of this kind derive from, where there is one."""
+        return self.base is not None and issubclass(
+            _class_of(thing), getattr(importlib.import_module(_PROTOCOLS), self.base)
+        )
+
     def _check_type(self, thing: object, label: str) -> None:
         if self.base is None:
-            if not any("__call__" in base.__dict__ for base in _class_of(thing).__mro__):
+            if not _can_be_called(thing):
                 raise PluginError(f"{label} cannot be called as f(t, y). Register an nn.Module or a callable class.")
             return
-        base = getattr(importlib.import_module(_PROTOCOLS), self.base)
-        if not issubclass(_class_of(thing), base):
+        if not self.derives(thing):
             raise PluginError(
                 f"{label} is not a {self.name}: it does not derive from {_PROTOCOLS}.{self.base}. "
                 f"Derive from it, or register it in the hook of its own kind."
@@ -74,6 +79,11 @@ class Kind:
 
 def _class_of(thing: object) -> type:
     return thing if isinstance(thing, type) else type(thing)
+
+
+def _can_be_called(thing: object) -> bool:
+    """Whether instances can be."""
+    return any("__call__" in base.__dict__ for base in _class_of(thing).__mro__)
 
 
 def _label(thing: object) -> str:
@@ -110,3 +120,21 @@ KINDS: Mapping[str, Kind] = {
     )
 }
 """Every kind by its name, in the order in which they are listed."""
+
+
+def kind_of(thing: object) -> Kind:
+    """The kind that a class or an instance is of: by what it derives from, else dynamics where it can be called.
+
+    Raises:
+        PluginError: it is of no kind.
+    """
+    for kind in KINDS.values():
+        if kind.derives(thing):
+            return kind
+    if not _can_be_called(thing):
+        bases = ", ".join(kind.base for kind in KINDS.values() if kind.base)
+        raise PluginError(
+            f"{_label(thing)} is of no kind. Derive it from one of {bases} in {_PROTOCOLS}, "
+            "or make it callable as f(t, y)."
+        )
+    return KINDS["dynamics"]

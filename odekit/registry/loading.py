@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib
 import os
 import sys
@@ -23,6 +24,7 @@ import importlib_metadata
 
 from odekit.errors import PluginError, nearest
 from odekit.registry.catalog import FIRST_PARTY, Catalog, Plugin, normalized
+from odekit.registry.registration import check_protocol
 
 GROUP = "odekit"
 """The entry-point group of plugins."""
@@ -42,12 +44,22 @@ def load(path: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         PluginError: a plugin asked for the catalog while being loaded; or anything is wrong and ODEKIT_STRICT is set.
     """
     environ = os.environ if environ is None else environ
-    with _one_at_a_time(), contextlib.redirect_stdout(sys.stderr):
-        loading = _Loading(strict=environ.get("ODEKIT_STRICT", "") not in ("", "0"))
+    with _one_at_a_time(), _uncollected(), contextlib.redirect_stdout(sys.stderr):
+        loading = _Loading(strict=is_strict(environ))
         found = loading.find(path)
         for point in loading.chosen(found, environ.get("ODEKIT_LOAD_PLUGINS")):
             loading.load(point)
         return loading.catalog
+
+
+def distributions_with_plugins(path: Sequence[str] | None = None) -> list[str]:
+    """The names of the distributions that bring plugins, from their metadata alone: nothing is imported."""
+    return sorted({point.distribution for point in _Loading(strict=False).find(path)})
+
+
+def is_strict(environ: Mapping[str, str]) -> bool:
+    """Whether lines of text are to be errors."""
+    return environ.get("ODEKIT_STRICT", "") not in ("", "0")
 
 
 @contextlib.contextmanager
@@ -64,6 +76,18 @@ def _one_at_a_time() -> Iterator[None]:
             yield
         finally:
             _busy = False
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage is collected inside: imports make little, and the search goes through all that PyTorch has made."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @attrs.frozen
@@ -108,7 +132,7 @@ class _Loading:
                 points.extend(_points(distribution))
             except Exception as error:
                 self.problem(
-                    f"the entry points of {_whose(distribution)} cannot be read: {_line(error)}. Reinstall it.", error
+                    f"the entry points of {_whose(distribution)} cannot be read: {line_of(error)}. Reinstall it.", error
                 )
         if not any(point.first_party for point in points):
             self.problem(
@@ -162,15 +186,32 @@ class _Loading:
 
 
 def _distributions(path: Sequence[str] | None) -> Iterator[Distribution]:
-    """Each distribution once; the first on the path hides others of its name, as it does for imports."""
+    """Each distribution with plugins once; the first on the path hides others of its name, as it does for imports.
+
+    The metadata of the others, which may be hundreds, are not read.
+    """
+    places = list(sys.path if path is None else path)
     seen: set[str] = set()
-    for distribution in importlib_metadata.distributions(path=list(sys.path if path is None else path)):
+    for distribution in importlib_metadata.distributions(path=places):
+        announced = _announced(distribution)
+        if announced is not None and f"[{GROUP}]" not in announced:
+            continue
         name = _metadata(distribution, "Name")
         if name is None:
             yield distribution
         elif normalized(name) not in seen:
             seen.add(normalized(name))
-            yield distribution
+            first = next(iter(importlib_metadata.distributions(name=name, path=places)), distribution)
+            if _announced(first) == announced:
+                yield distribution
+
+
+def _announced(distribution: Distribution) -> str | None:
+    """Its entry points as text; None where they cannot be read."""
+    try:
+        return distribution.read_text("entry_points.txt") or ""
+    except Exception:
+        return None
 
 
 def _metadata(distribution: Distribution, field: str) -> str | None:
@@ -182,8 +223,6 @@ def _metadata(distribution: Distribution, field: str) -> str | None:
 
 
 def _points(distribution: Distribution) -> Iterator[_Point]:
-    if f"[{GROUP}]" not in (distribution.read_text("entry_points.txt") or ""):
-        return
     name, version = _metadata(distribution, "Name"), _metadata(distribution, "Version")
     if not name or not version:
         raise PluginError("its metadata have no name or version")
@@ -198,7 +237,11 @@ def _whose(distribution: Distribution) -> str:
 def _resolve(point: _Point) -> object:
     """The module or object that an entry point names."""
     reference = importlib_metadata.EntryPoint(point.name, point.value, GROUP)
-    module = importlib.import_module(reference.module)
+    try:
+        module = importlib.import_module(reference.module)
+    finally:  # what is made for another odekit may fail in any way; this is why
+        for name in (reference.module.partition(".")[0], reference.module):
+            check_protocol(sys.modules.get(name))
     attributes = [part for part in (reference.attr or "").split(".") if part]
     try:
         return functools.reduce(getattr, attributes, module)
@@ -216,8 +259,8 @@ def _describe(point: _Point, error: BaseException) -> str:
     """One line: the entry point, its distribution and version, what happened, and what to do."""
     where = f"plugin {point.name!r} ({point.value}) of {point.origin}"
     if isinstance(error, PluginError):
-        return f"{where}: {_text(error)}"
-    return f"{where}: {_line(error)}. {_remedy(point, error)}"
+        return f"{where}: {text_of(error)}"
+    return f"{where}: {line_of(error)}. {_remedy(point, error)}"
 
 
 def _remedy(point: _Point, error: BaseException) -> str:
@@ -230,9 +273,11 @@ def _remedy(point: _Point, error: BaseException) -> str:
     return f"Update or uninstall {point.distribution}, or leave it out with ODEKIT_LOAD_PLUGINS."
 
 
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {_text(error)}".rstrip(": .")
+def line_of(error: BaseException) -> str:
+    """An error on one line, with its type."""
+    return f"{type(error).__name__}: {text_of(error)}".rstrip(": .")
 
 
-def _text(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """The same without the type."""
     return " ".join(str(error).split())

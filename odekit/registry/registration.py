@@ -14,7 +14,7 @@ import pluggy
 
 from odekit.errors import PluginError, nearest
 from odekit.registry import hooks
-from odekit.registry.kinds import KINDS, Kind
+from odekit.registry.kinds import KINDS, Kind, kind_of
 
 _HOOKS = tuple(kind.hook for kind in KINDS.values())
 
@@ -28,6 +28,16 @@ class Registered:
     facts: dict[str, Any]
 
 
+def alone(thing: Any) -> Registered:
+    """A class or an instance that is registered without a plugin, checked as things of its kind are.
+
+    Raises:
+        PluginError: it is of no kind, or not what its kind must be.
+    """
+    kind = kind_of(thing)
+    return Registered(kind.name, thing, kind.check(thing))
+
+
 def collect(plugin: object) -> list[Registered]:
     """Everything that ``plugin`` (a module or another object with marked functions) registers.
 
@@ -35,6 +45,7 @@ def collect(plugin: object) -> list[Registered]:
         PluginError: a hook is misspelt, unmarked or has wrong arguments, or what it registers is not of its kind.
         Exception: whatever the plugin's own code raises.
     """
+    check_protocol(plugin)
     manager = pluggy.PluginManager(hooks.PROJECT)
     manager.add_hookspecs(hooks)
     _check_hooks(plugin, _marked(plugin, manager))
@@ -48,6 +59,23 @@ def collect(plugin: object) -> list[Registered]:
                 f"{kind.hook} returned a {type(returned[0]).__name__}. Call register(...) for each thing instead."
             )
     return found
+
+
+def check_protocol(owner: object) -> None:
+    """Whether a plugin, or the package that it is in, is made for this odekit, as far as it says so.
+
+    Raises:
+        PluginError: its ``ODEKIT_PROTOCOL`` is another version than :data:`odekit.registry.hooks.PROTOCOL`.
+    """
+    declared = getattr(owner, "ODEKIT_PROTOCOL", hooks.PROTOCOL)
+    if type(declared) is not int:
+        raise PluginError(f"ODEKIT_PROTOCOL is {declared!r}; write it as a whole number, {hooks.PROTOCOL}.")
+    if declared != hooks.PROTOCOL:
+        remedy = "Update odekit." if declared > hooks.PROTOCOL else "Update the plugin, or uninstall it."
+        raise PluginError(
+            f"it is made for version {declared} of the plugin protocol (ODEKIT_PROTOCOL), "
+            f"and this odekit has version {hooks.PROTOCOL}. {remedy}"
+        )
 
 
 def _callback(kind: Kind, found: list[Registered]) -> Callable[[Any], None]:

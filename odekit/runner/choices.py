@@ -14,9 +14,12 @@ import attrs
 from odekit.core.control import resolve_control
 from odekit.core.protocols import Dataset, Model, ODESolver, Tools
 from odekit.errors import InputError, OdekitError, OptionError, nearest
-from odekit.registry import catalog
+from odekit.registry import catalog, load_plugin
 from odekit.runner import toml
 from odekit.runner.spec import Choice, Spec
+
+TOOLS = ("solver", "gradient", "trace")
+"""The parts of a spec that say how a model is to solve its ODEs."""
 
 
 @attrs.frozen
@@ -32,10 +35,14 @@ def find(spec: Spec) -> Parts:
     """Everything that ``spec`` names, ready to be used.
 
     Raises:
+        PluginError: a file among its plugins cannot be loaded.
         NameNotFound: a name that is not registered.
-        OptionError: a setting that the chosen thing does not have, or a dataset that is not for the model's task.
+        OptionError: a setting that the chosen thing does not have, or a dataset that is not for the model's task,
+            or a choice of how to solve for a model that solves nothing.
         InputError: a setting with a wrong value.
     """
+    for file in spec.plugins:
+        load_plugin(file)
     model = catalog().get("model", spec.model.name)
     data = catalog().get("dataset", spec.data.name)
     if model.task != data.task:
@@ -44,6 +51,8 @@ def find(spec: Spec) -> Parts:
             f"data: {spec.data.name!r} is for {data.task}, the model {spec.model.name!r} for {model.task}. "
             f"Datasets for {model.task}: {', '.join(map(catalog().spelling, entries)) or '(none)'}."
         )
+    if not model.solves:
+        _check_no_tools(spec)
     solver = _made("solver", spec.solver)
     _check_steps(solver, spec)
     tools = Tools(
@@ -57,6 +66,16 @@ def find(spec: Spec) -> Parts:
         max_steps=spec.solver.max_steps,
     )
     return Parts(model, data, tools)
+
+
+def _check_no_tools(spec: Spec) -> None:
+    """Raise OptionError if ``spec`` chooses how to solve for a model that solves nothing."""
+    usual = attrs.fields_dict(Spec)
+    for name in TOOLS:
+        if getattr(spec, name) != usual[name].default:
+            raise OptionError(
+                f"{name}: the model {spec.model.name!r} solves no ODE, so there is nothing to choose; leave it out"
+            )
 
 
 def _check_steps(solver: ODESolver, spec: Spec) -> None:

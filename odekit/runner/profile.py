@@ -21,7 +21,8 @@ import attrs
 import numpy as np
 import torch
 
-from odekit.errors import OdekitError, RunError
+from odekit.core.tolerance import default_tolerances
+from odekit.errors import OdekitError, OptionError, RunError
 from odekit.gradients import memory
 from odekit.registry import catalog
 from odekit.runner import choices, toml
@@ -33,7 +34,10 @@ from odekit.runner.randomness import Randomness
 from odekit.runner.spec import Choice, Spec
 from odekit.runner.training import Trainer
 
-_RTOL, _ATOL = 1e-10, 1e-12
+_LEAST = 1e-10
+"""The tightest tolerance of a reference."""
+_TIGHTER = 1e-4
+"""What tolerances are multiplied by for a reference: an f with kinks needs many steps for much more than that."""
 _SIMILAR = 10.0
 """Gradients with errors up to this factor above the least count as equally good."""
 _NO_SLOWER = 1.1
@@ -95,10 +99,11 @@ def profile(
     time_limit: float = 300.0,
     methods: Sequence[str] | None = None,
     note: Callable[[str], None] = lambda line: None,
+    on_cost: Callable[[Cost], None] = lambda cost: None,
 ) -> Profile:
     """Measure gradient methods on the first batch of the experiment that ``spec`` describes.
 
-    Errors are relative to the gradient of the same model and batch with ``direct``, in float64 and with tight
+    Errors are relative to the gradient of the same model and batch with ``checkpointed``, in float64 and with tight
     tolerances; fixed steps keep their size, so that their own error does not count.
 
     Args:
@@ -106,22 +111,24 @@ def profile(
         time_limit: seconds for each method; one that needs longer is reported as such.
         methods: names of gradient methods; all that are registered by default.
         note: told what is done.
+        on_cost: told every cost as soon as it is known.
 
     Raises:
         NameNotFound, OptionError, InputError: the spec asks for something that is not there or not possible.
         DeviceError: the device is not there.
     """
-    choices.find(spec)
+    if not choices.find(spec).model.solves:
+        raise OptionError(f"the model {spec.model.name!r} solves no ODE, so there is no gradient method to choose")
     device = choose(spec.device, getattr(torch, spec.dtype))
     note(str(device))
     with tempfile.TemporaryDirectory(prefix="odekit-profile-") as place:
         folder = Path(place)
         common = {"data_folder": None if data_folder is None else str(data_folder)}
-        note("reference: direct, float64, tight tolerances")
+        note("reference: checkpointed, float64, tight tolerances")
         known = folder / "reference.npy"
         answer = _asked({**common, "spec": toml.tables(_reference(spec)), "repeats": 0, "out": str(known)}, time_limit)
-        reference = answer.get("problem") or "direct in float64" + (
-            "" if spec.solver.step_size else f" at rtol={_RTOL:g}"
+        reference = answer.get("problem") or "checkpointed in float64" + (
+            "" if spec.solver.step_size else f" at rtol={_reference(spec).solver.rtol:.0e}"
         )
         costs = []
         for name in methods or [catalog().spelling(entry) for entry in catalog().entries("gradient")]:
@@ -138,6 +145,7 @@ def profile(
             if not answer.get("problem") and known.exists():
                 answer["error"] = relative_error(np.load(out), np.load(known))
             costs.append(Cost(gradient=name, **answer))
+            on_cost(costs[-1])
     return Profile(tuple(costs), reference, *recommendation(costs, _SHARE * memory.free(device.device) / 2**20))
 
 
@@ -175,8 +183,13 @@ def recommendation(costs: Sequence[Cost], room_mib: float) -> tuple[str | None, 
 
 def _reference(spec: Spec) -> Spec:
     device = "cpu" if spec.device == "mps" else spec.device
-    solver = attrs.evolve(spec.solver, rtol=_RTOL, atol=_ATOL)
-    return attrs.evolve(spec, dtype="float64", gradient=Choice("direct"), solver=solver, device=device)
+    usual = default_tolerances(getattr(torch, spec.dtype), adaptive=True)
+    given = (spec.solver.rtol, spec.solver.atol)
+    rtol, atol = (
+        max(_TIGHTER * (own if asked is None else asked), _LEAST) for asked, own in zip(given, usual, strict=True)
+    )
+    solver = attrs.evolve(spec.solver, rtol=rtol, atol=atol)
+    return attrs.evolve(spec, dtype="float64", gradient=Choice("checkpointed"), solver=solver, device=device)
 
 
 def _asked(task: Mapping[str, Any], time_limit: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 
 import odekit
 from odekit.registry import catalog
+from odekit.runner.choices import TOOLS
 from odekit.runner.result import Result
 from odekit.runner.spec import Spec
 
@@ -76,7 +77,10 @@ def _ended(result: Result) -> str:
 
 
 def _used(spec: Spec) -> Iterable[tuple[str, str, str]]:
+    solves = catalog().get("model", spec.model.name).solves
     for field, kind in _KINDS.items():
+        if field in TOOLS and not solves:
+            continue
         name = getattr(spec, field).name
         entry = catalog().entry(kind, name)
         yield kind, f"`{name}`", f"{entry.distribution} {entry.version}".strip()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -67,6 +68,12 @@ class SolverChoice(Choice):
     step_size: float | None = attrs.field(default=None, validator=_positive, kw_only=True)
     control: str | None = attrs.field(default=None, validator=_name, kw_only=True)
     max_steps: int | None = attrs.field(default=None, validator=_whole(1), kw_only=True)
+
+
+def _whole_paths(value: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise InputError(f"plugins: expected a list of files, got {value!r}; write [{value!r}]")
+    return tuple(os.path.abspath(path) for path in value)
 
 
 def _choice(value: str | Choice) -> Choice:
@@ -170,6 +177,7 @@ class Spec:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         dtype: of parameters and data.
         threads: of each process on the CPU; what PyTorch finds by default.
+        plugins: files with plugins, loaded before names are looked up; kept as whole paths.
 
     Raises:
         InputError: a value is not what its field holds; the message names the field.
@@ -194,3 +202,4 @@ class Spec:
     )
     dtype: str = attrs.field(default="float32", validator=_one_of("float32", "float64"))
     threads: int | None = attrs.field(default=None, validator=_whole(1))
+    plugins: tuple[str, ...] = attrs.field(default=(), converter=_whole_paths)

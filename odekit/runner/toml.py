@@ -19,7 +19,7 @@ from __future__ import annotations
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +46,28 @@ _EXCLUSIVE = {"train.epochs": "train.steps", "train.steps": "train.epochs"}
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The tables of a spec file, not yet checked.
+    """The tables of a spec file, not yet checked. Relative paths of plugins in it begin at its folder.
 
     Raises:
         InputError: there is no such file, or it is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from error
+    files = given.get("plugins")
+    if isinstance(files, list) and all(isinstance(file, str) for file in files):
+        given["plugins"] = [str(path.parent / file) for file in files]
+    return given
+
+
+def with_plugins(given: Mapping[str, Any], files: Iterable[Path]) -> dict[str, Any]:
+    """The tables with these plugins too."""
+    known = given.get("plugins", [])
+    fresh = [str(file.resolve()) for file in files]
+    return {**given, "plugins": [*known, *(file for file in fresh if file not in known)]} if fresh else dict(given)
 
 
 def parse(tables: Mapping[str, Any]) -> Spec:

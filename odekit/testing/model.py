@@ -50,12 +50,15 @@ class ModelSubject:
     def of(
         cls, model: type[Model], shape: tuple[int, ...] | None = None, options: Mapping[str, Any] | None = None
     ) -> ModelSubject:
-        """The subject; without a shape it is the first of :data:`SHAPES` that the model takes.
+        """The subject; without a shape it is that of the model's ``example``, or the first of :data:`SHAPES` it takes.
 
         Raises:
             InputError: it takes none of them.
         """
         options = {} if options is None else options
+        if hasattr(model, "example"):
+            x, _ = model.example()
+            return cls(model, tuple(x.shape[1:]), options)
         if shape is not None:
             return cls(model, shape, options)
         refused = []
@@ -77,7 +80,10 @@ class ModelSubject:
             return self.model.build(shape or self.shape, classes, _tools(), **{**self.options, **options})
 
     def batch(self, seed: int = 0) -> tuple[Tensor, Tensor | None]:
-        """Samples, and labels where the task has them."""
+        """Samples, and labels where the task has them; always the same ones where the model has an ``example``."""
+        if hasattr(self.model, "example"):
+            example: tuple[Tensor, Tensor | None] = self.model.example()
+            return example
         x = torch.randn(_BATCH, *self.shape, generator=_generator(seed))
         labels = torch.arange(_BATCH) % _CLASSES if self.model.task == "classification" else None
         return x, labels
@@ -99,15 +105,23 @@ class ModelSubject:
         generator = _generator(5)
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.add_(0.15 * torch.randn(parameter.shape, generator=generator))
+                parameter.add_(_stirring(parameter) * torch.randn(parameter.shape, generator=generator))
         return model.eval()
 
 
-def _answer(model: Model, x: Tensor) -> Tensor:
-    """What the model says of samples, in evaluation mode."""
+def _stirring(parameter: Tensor) -> float:
+    """How far to move a parameter: less in wide layers, whose outputs are sums of many terms."""
+    inputs = parameter[0].numel() if parameter.ndim > 1 else 1
+    return 0.15 * min(1.0, math.sqrt(16 / inputs))
+
+
+def _answer(model: Model, x: Tensor, labels: Tensor | None = None) -> Tensor:
+    """What the model says of samples, in evaluation mode; the loss, if its task is one that is not known here."""
     with torch.no_grad():
         if isinstance(model, DensityModel):
             return model.eval().log_prob(x, _generator())
+        if not isinstance(model, Classifier):
+            return model.eval().loss(x, labels, _generator())[0]
         out: Tensor = model.eval()(x)
         return out
 
@@ -172,15 +186,13 @@ def gradient_flow(subject: ModelSubject) -> Measured:
 def state_dict(subject: ModelSubject) -> Measured:
     """A model that loads another one's state dict answers as that one does."""
     first, second = subject.fresh(0), subject.fresh(1)
-    x, _ = subject.batch()
-    if isinstance(first, DensityModel | Classifier):
-        with torch.no_grad():
-            for parameter in first.parameters():
-                parameter.add_(0.01)
-        second.load_state_dict(first.state_dict())
-        gap = apart(_answer(second, x), _answer(first, x))
-        return Measured(gap == 0, f"{gap:.1e} apart", "the same to the last bit")
-    raise NotApplicable("its task has no answer to compare")
+    x, labels = subject.batch()
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(0.01)
+    second.load_state_dict(first.state_dict())
+    gap = apart(_answer(second, x, labels), _answer(first, x, labels))
+    return Measured(gap == 0, f"{gap:.1e} apart", "the same to the last bit")
 
 
 @MODEL_CHECKS.add
@@ -193,15 +205,13 @@ def moving(subject: ModelSubject) -> Measured:
         if isinstance(value, Tensor) and not value.is_meta
     ]
     model = subject.fresh().double()
-    x, _ = subject.batch()
-    if not isinstance(model, DensityModel | Classifier):
-        raise NotApplicable("its task has no answer to look at")
-    answer = _answer(model, x.double())
+    x, labels = subject.batch()
+    answer = _answer(model, x.double(), labels)
     if answer.dtype != torch.float64:
         left.append(f"the answer of model.double() is {answer.dtype}")
     if torch.cuda.is_available():
-        there = _answer(subject.fresh().cuda(), x.cuda())
-        if not there.is_cuda or apart(there.cpu(), _answer(subject.fresh(), x)) > 1e-2:
+        there = _answer(subject.fresh().cuda(), x.cuda(), None if labels is None else labels.cuda())
+        if not there.is_cuda or apart(there.cpu(), _answer(subject.fresh(), x, labels)) > 1e-2:
             left.append("on a CUDA device it answers otherwise")
     return Measured(not left, "; ".join(left) or "all of it", "nothing left behind")
 

@@ -178,7 +178,7 @@ def derivatives(subject: TraceSubject) -> Measured:
 
         def along(size: float, index: int = index, way: Tensor = way) -> float:
             moved = [x.detach() + (size * way if i == index else 0) for i, x in enumerate(leaves)]
-            return float(loss(*moved))
+            return float(loss(*moved).detach())
 
         slope = difference(along)
         ways.append(abs(float((found[index] * way).sum()) - slope) / max(abs(slope), 1e-3))

@@ -102,6 +102,7 @@ class ResNet(ImageClassifier):
     """
 
     name = "resnet"
+    solves = False
     Options = ResNetOptions
 
     @staticmethod
@@ -116,6 +117,7 @@ class OneBlock(ImageClassifier):
     """
 
     name = "one-block"
+    solves = False
 
     @staticmethod
     def body_of(options: ImageOptions, tools: Tools) -> nn.Module:
@@ -129,6 +131,7 @@ class StemOnly(ImageClassifier):
     """
 
     name = "stem-only"
+    solves = False
 
     @staticmethod
     def body_of(options: ImageOptions, tools: Tools) -> nn.Module:

@@ -123,3 +123,30 @@ def test_a_distribution_is_all_that_it_brings() -> None:
 
     entries = _named(catalog(), ["odekit", "exact"])
     assert entries == [entry for entry in catalog().entries() if entry.first_party]
+
+
+WRONG = Path(__file__).parents[1] / "testing" / "wrong.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cls", "hook", "check"),
+    [
+        ("OneCoefficient", "register_solvers", "order"),
+        ("StageTimes", "register_solvers", "order-in-time"),
+        ("Straight", "register_solvers", "dense-order"),
+        ("Biased", "register_trace_estimators", "unbiased"),
+        ("OffOnOneParameter", "register_gradient_methods", "gradient"),
+        ("Remembers", "register_solvers", "no-state"),
+        ("PastTheEnd", "register_solvers", "inside-the-span"),
+        ("Mutates", "register_solvers", "inputs-untouched"),
+    ],
+)
+def test_a_file_that_is_wrong_in_one_way_is_caught(tmp_path: Path, cls: str, hook: str, check: str) -> None:
+    file = tmp_path / "mine.py"
+    hooked = f"\n\nimport odekit\n\n\n@odekit.hookimpl\ndef {hook}(register):\n    register({cls})\n"
+    file.write_text(WRONG.read_text() + hooked)
+    result = run("--plugin", file)
+    assert result.exit_code == 1
+    assert f"\n    {check}: measured " in result.stdout
+    assert result.stdout.splitlines()[-1] == "1 failed"

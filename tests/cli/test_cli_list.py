@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 import odekit
-from odekit.cli import list as list_module
 from odekit.cli.main import main
 from odekit.core.protocols import GradientMethod, ODESolver, TraceEstimator
 from odekit.registry import Catalog, Plugin
@@ -89,7 +88,6 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> Catalog:
     )
     catalog.register_plugin(ours, "odekit", "0.1.0")
     catalog.register_plugin(plugin(stub(ODESolver, "rk4", order=4)), "my-dist", "2.0")
-    monkeypatch.setattr(list_module, "catalog", lambda: catalog)
     monkeypatch.setattr("odekit.cli.problems.catalog", lambda: catalog)
     return catalog
 
@@ -154,12 +152,13 @@ def test_a_kind_without_members_says_so(stubs: Catalog, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["plugin", "plugins"])
 def test_plugins_with_their_state(stubs: Catalog, kind: str) -> None:
-    lines = [line.split() for line in run(kind).stdout.splitlines()]
-    assert lines == [
+    table, *problems = run(kind).stdout.split("\n\n")
+    assert [line.split() for line in table.splitlines()] == [
         ["NAME", "STATE", "FROM", "MODULE"],
         ["own", "loaded", "odekit", "0.1.0", "own_module"],
         ["gone", "broken", "far-dist", "3", "gone"],
     ]
+    assert [line.strip() for line in problems] == stubs.problems
 
 
 def test_json_is_one_object_and_nothing_else(stubs: Catalog) -> None:

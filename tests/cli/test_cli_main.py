@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 
@@ -149,6 +150,43 @@ print(*sorted({{name.partition(".")[0] for name in sys.modules}}), file=sys.stde
     assert not imported & {"torch", "numpy", "pluggy", "importlib_metadata", "rich", "matplotlib"}
     assert not [name for name in imported if name.startswith("odekit_")]
     assert ("list" in done.stdout) == (argument == "--help")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("odekit pro", {"profile"}),
+        ("odekit run --solv", {"--solver"}),
+        ("odekit run --plug", {"--plugin"}),
+        ("odekit list gra", {"gradients"}),
+        ("odekit new mine --kind da", {"dataset"}),
+        ("odekit check odek", {"odekit"}),
+        ("odekit check --plugin no-such-file.py odek", {"odekit"}),
+    ],
+)
+def test_completion_imports_neither_torch_nor_plugins(words: str, expected: set[str]) -> None:
+    code = """
+import sys
+from odekit.cli.main import main
+try:
+    main(prog_name="odekit")
+except SystemExit:
+    pass
+print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+"""
+    asked = {
+        "_ODEKIT_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+        "ODEKIT_STRICT": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, check=True
+    )
+    assert expected <= {line.partition(",")[2] for line in done.stdout.splitlines()}
+    imported = set(done.stderr.split())
+    assert not imported & {"torch", "numpy", "matplotlib"}
+    assert not [name for name in imported if name.startswith("odekit_")]
 
 
 def test_importing_odekit_imports_neither_torch_nor_pluggy() -> None:

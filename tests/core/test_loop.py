@@ -9,8 +9,9 @@ import pytest
 import torch
 from problems import DOUBLE
 
+from odekit.core.accepted import Accepted
 from odekit.core.field import Field
-from odekit.core.integrate import Accepted, integrate
+from odekit.core.integrate import integrate
 from odekit.core.protocols import ODESolver, Outcome, Proposal, Step, StepControl, Verdict
 from odekit.core.solution import Status
 from odekit.core.state import TensorLayout

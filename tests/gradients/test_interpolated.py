@@ -257,3 +257,16 @@ def test_rows_without_gradients_step_together() -> None:
         solution = solve(f, torch.ones(50, 2, dtype=DOUBLE), [0.0, 1.0], gradient="interpolated", batch="rows")
     assert len(calls) < 100
     torch.testing.assert_close(solution.y1, torch.full((50, 2), math.exp(-1), dtype=DOUBLE))
+
+
+def test_images_with_channels_last_in_memory() -> None:
+    """Group normalisation laid out so crashed the process where the gradient of parameters alone was asked for."""
+    f = torch.nn.Sequential(torch.nn.GroupNorm(2, 4), torch.nn.Conv2d(4, 4, 3, padding=1)).double()
+    y0 = seeded(2, 4, 3, 3).to(memory_format=torch.channels_last)
+
+    def parameters(y: Tensor) -> list[Tensor]:
+        solution = solve(lambda t, x: f(x), y, [0.0, 0.5], gradient="interpolated", rtol=1e-6)
+        return list(torch.autograd.grad(solution.y1.square().sum(), list(f.parameters())))
+
+    for found, expected in zip(parameters(y0), parameters(y0.contiguous()), strict=True):
+        torch.testing.assert_close(found, expected)

@@ -12,7 +12,7 @@ from problems import ADAPTIVE, DOUBLE, solver_class
 from torch import Tensor
 
 from odekit import solve
-from odekit.core.integrate import Passage
+from odekit.core.accepted import Passage
 from odekit.errors import InputError
 from odekit.gradients import Checkpointed
 from odekit.gradients.keeping import AtMost, Every, Keeping, SquareRoot, split

@@ -24,10 +24,12 @@ from packaging.version import Version
 from pages import ROOT, python_blocks
 
 import odekit
+from odekit.registry import KINDS
 
 PLUGINS = ROOT / "plugins"
 TEMPLATE = ROOT / "contrib" / "template"
-SCIPY = ROOT / "contrib" / "scipy"
+CONTRIBUTED = {folder.parent.name: folder.parent for folder in sorted(ROOT.glob("contrib/*/pyproject.toml"))}
+"""The folders of the distributions in contrib/, by their names there."""
 
 
 @functools.cache
@@ -110,6 +112,15 @@ def test_every_plugin_module_is_reached_by_an_entry_point() -> None:
     assert modules.keys() - reached_from(named, modules) == set()
 
 
+@pytest.mark.parametrize("folder", CONTRIBUTED)
+def test_nothing_of_odekit_imports_a_contributed_distribution(folder: str) -> None:
+    packages = {package.name for package in (CONTRIBUTED[folder] / "src").iterdir()}
+    sources = [*(ROOT / "odekit").rglob("*.py"), *PLUGINS.rglob("*.py")]
+    guilty = [path for path in sources if packages & {name.split(".")[0] for name in imported_names(path)}]
+    assert packages
+    assert guilty == []
+
+
 # The wheel, here and elsewhere
 
 
@@ -164,6 +175,7 @@ def test_the_wheel_is_complete(wheel: Path) -> None:
         entry_points = archive.read(f"{info}/entry_points.txt").decode()
         licence = archive.read(f"{info}/licenses/LICENSE").decode()
     sources = {f"odekit/{path.relative_to(ROOT / 'odekit').as_posix()}" for path in (ROOT / "odekit").rglob("*.py")}
+    sources |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "odekit").rglob("*.txt")}
     sources |= {path.relative_to(PLUGINS).as_posix() for path in PLUGINS.rglob("*.py")}
     assert sources <= names
     assert "odekit/py.typed" in names
@@ -218,10 +230,48 @@ def test_a_third_party_solver_comes_and_goes(elsewhere: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_the_scipy_plugin_works_elsewhere(elsewhere: Path, tmp_path: Path) -> None:
-    run(elsewhere, "-m", "pip", "install", "--no-build-isolation", SCIPY, cwd=tmp_path)
+@pytest.mark.parametrize("folder", [name for name in CONTRIBUTED if name != "template"])
+def test_a_contributed_distribution_comes_and_goes(elsewhere: Path, tmp_path: Path, folder: str) -> None:
+    """It installs, lists, does what its README says, passes its own tests and its check, and leaves nothing behind."""
+    place = CONTRIBUTED[folder]
+    name, version = project(place)["name"], project(place)["version"]
+
+    def brought() -> list[dict]:
+        listed = json.loads(run(elsewhere, "-m", "odekit", "list", "--json", cwd=tmp_path))
+        assert listed["problems"] == []
+        return [entry for entry in listed["entries"] if entry["distribution"] == name]
+
+    run(elsewhere, "-m", "pip", "install", "--no-build-isolation", place, cwd=tmp_path)
     try:
-        run(elsewhere, "-W", "error", "-c", "\n".join(python_blocks(SCIPY / "README.md")), cwd=tmp_path)
-        run(elsewhere, "-m", "pytest", "-p", "no:cacheprovider", SCIPY, cwd=tmp_path)
+        assert {entry["version"] for entry in brought()} == {version}
+        run(elsewhere, "-W", "error", "-c", "\n".join(python_blocks(place / "README.md")), cwd=tmp_path)
+        run(elsewhere, "-m", "pytest", "-p", "no:cacheprovider", place, cwd=tmp_path)
+        run(elsewhere, "-m", "odekit", "check", name, cwd=tmp_path)
     finally:
-        run(elsewhere, "-m", "pip", "uninstall", "--yes", project(SCIPY)["name"], cwd=tmp_path)
+        run(elsewhere, "-m", "pip", "uninstall", "--yes", name, cwd=tmp_path)
+    assert brought() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_odekit_new_writes_comes_and_goes(elsewhere: Path, tmp_path: Path) -> None:
+    """For every kind: write, install, list, check, run its tests, uninstall."""
+    names = {kind: f"my-{kind}" for kind in KINDS}
+    for kind, name in names.items():
+        run(elsewhere, "-m", "odekit", "new", name, "--kind", kind, cwd=tmp_path)
+    folders = [tmp_path / f"odekit-{name}" for name in names.values()]
+    editable = [word for folder in folders for word in ("-e", folder)]
+    run(elsewhere, "-m", "pip", "install", "--no-build-isolation", *editable, cwd=tmp_path)
+    try:
+        listed = json.loads(run(elsewhere, "-m", "odekit", "list", "--json", cwd=tmp_path))
+        found = {e["kind"]: (e["name"], e["distribution"]) for e in listed["entries"] if e["distribution"] != "odekit"}
+        assert found == {kind: (name, f"odekit-{name}") for kind, name in names.items()}
+        assert listed["problems"] == []
+        checked = run(elsewhere, "-m", "odekit", "check", *(folder.name for folder in folders), cwd=tmp_path)
+        assert checked.splitlines()[-1] == f"{len(KINDS)} passed"
+        some = ["-k", "catalog or pure or frozen or shapes or build"]
+        run(elsewhere, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *some, *folders, cwd=tmp_path)
+    finally:
+        run(elsewhere, "-m", "pip", "uninstall", "--yes", *(folder.name for folder in folders), cwd=tmp_path)
+    listed = json.loads(run(elsewhere, "-m", "odekit", "list", "--json", cwd=tmp_path))
+    assert {entry["distribution"] for entry in listed["entries"]} == {"odekit"}

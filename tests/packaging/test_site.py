@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import runpy
 import subprocess
@@ -12,15 +13,44 @@ from pathlib import Path
 import pytest
 from pages import ROOT, python_blocks
 
-from odekit.registry import KINDS, catalog
+from odekit.registry import KINDS, catalog, hooks
+from odekit.registry.kinds import Kind
+from odekit.testing import examine
+
+HOOKS = sorted(name for name, value in vars(hooks).items() if hasattr(value, f"{hooks.PROJECT}_spec"))
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.hook)
-def test_a_hook_has_its_page_with_two_examples(kind) -> None:
-    page = Path("docs/plugins") / f"{kind.hook}.md"
-    assert (ROOT / page).exists()
-    assert f"{kind.hook}(register: " in (ROOT / page).read_text(encoding="utf-8")
-    assert len(python_blocks(page)) >= 2
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_hook_has_its_page_with_its_signature_and_two_examples(hook: str) -> None:
+    page = Path("docs/plugins") / f"{hook}.md"
+    signature, _, bring = (inspect.getdoc(getattr(hooks, hook)) or "").split("\n", 2)
+    title, block, *_ = (ROOT / page).read_text(encoding="utf-8").split("\n\n")
+    assert title == f"# {hook}"
+    assert block == f"```text\n{signature.strip('`')}\n```"
+    assert bring.startswith("Bring ")
+    assert f"]({hook}.md)" in (ROOT / "docs/plugins/index.md").read_text(encoding="utf-8")
+    assert len([block for block in python_blocks(page) if "    name = " in block]) >= 2
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(
+            kind, id=kind.hook, marks=[pytest.mark.slow] if kind.name in ("solver", "gradient", "trace") else []
+        )
+        for kind in KINDS.values()
+    ],
+)
+def test_the_examples_of_a_hook_pass_their_checks(kind: Kind) -> None:
+    made: dict[str, object] = {"__name__": f"example_of_{kind.hook}"}
+    exec("\n".join(python_blocks(Path("docs/plugins") / f"{kind.hook}.md")), made)
+    examples = [
+        x for x in made.values() if isinstance(x, type) and x.__module__ == made["__name__"] and "name" in vars(x)
+    ]
+    assert len(examples) >= 2
+    for example in examples:
+        report = examine(kind.name, example.name, example)
+        assert report.verdict.value == "passed", report.failures
 
 
 def test_the_pages_name_all_that_is_registered() -> None:

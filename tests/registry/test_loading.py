@@ -11,7 +11,7 @@ import pytest
 from fake_site import Site, solver_source
 
 from odekit.errors import NameNotFound, PluginError
-from odekit.registry import Catalog, load
+from odekit.registry import PROTOCOL, Catalog, load
 
 STUB = solver_source("first", "second")
 
@@ -53,6 +53,24 @@ BROKEN = {
     "order of a wrong type": (STUB.replace("order = 1", "order = '1'"), ["'order' of type str", "must be int"]),
     "abstract method": (STUB.replace("def step", "def stride"), ["Stub0 leaves step of ODESolver open"]),
     "same name twice": (STUB.replace("'second'", "'first'"), ["registers the solver 'first' twice", "Rename"]),
+    "a later protocol": (
+        f"ODEKIT_PROTOCOL = 2\n{STUB}",
+        ["made for version 2 of the plugin protocol (ODEKIT_PROTOCOL)", "this odekit has version 1", "Update odekit."],
+    ),
+    "an earlier protocol": (
+        f"ODEKIT_PROTOCOL = 0\n{STUB}",
+        ["made for version 0", "Update the plugin, or uninstall it."],
+    ),
+    "a protocol that is no number": (
+        f"ODEKIT_PROTOCOL = '1'\n{STUB}",
+        ["ODEKIT_PROTOCOL is '1'", "write it as a whole number, 1"],
+    ),
+    "another exception in an attribute": (
+        STUB.replace("    order = 1\n", "    @property\n    def order(self): raise OSError('no')\n")
+        .replace("register(Stub1)", "register(Stub1())")
+        .replace("register(Stub0)", "register(Stub0())"),
+        ["OSError: no", "ODEKIT_LOAD_PLUGINS"],
+    ),
     "catalog at import": (
         "from odekit.registry import load\nload()",
         ["the catalog was asked for while it is being made", "move that into a function"],
@@ -93,6 +111,22 @@ def test_strict_raises_instead(site: Site, case: str) -> None:
         assert fragment in str(raised.value)
     assert raised.value.__cause__ is not None
     assert site.load(ODEKIT_STRICT="0").problems == [str(raised.value)]
+
+
+def test_its_own_protocol_is_none_to_complain_about(site: Site) -> None:
+    site.add("fine", "1", {"fine": "stub_q"}, {"stub_q": f"ODEKIT_PROTOCOL = {PROTOCOL}\n{solver_source('fine')}"})
+    assert site.load().problems == []
+
+
+def test_the_package_can_tell_the_protocol_and_so_why_a_module_fails(site: Site) -> None:
+    package = site.folder / "stub_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("ODEKIT_PROTOCOL = 2\n")
+    (package / "solvers.py").write_text("from odekit.core.protocols import WhatIsNotThereYet\n")
+    site.add("ahead", "5", {"ahead": "stub_package.solvers"})
+    [line] = site.load().problems
+    assert line.startswith("plugin 'ahead' (stub_package.solvers) of ahead 5: it is made for version 2 ")
+    assert line.endswith("Update odekit.")
 
 
 def test_an_entry_point_without_its_attribute(site: Site) -> None:
@@ -208,14 +242,28 @@ def test_the_first_distribution_on_the_path_hides_others_of_its_name(site: Site)
     assert [(p.distribution, p.version) for p in catalog.plugins] == [("odekit", "0.1.0"), ("same", "1")]
 
 
+def test_what_hides_a_distribution_need_not_have_plugins(site: Site) -> None:
+    site.add("same", "1", {"same": "stub_o"}, {"stub_o": solver_source("hidden")})
+    earlier = site.folder / "earlier"
+    earlier.mkdir()
+    info = site.folder / "same-2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: same\nVersion: 2\n")
+    info.rename(earlier / info.name)
+    assert [p.distribution for p in load([str(earlier), str(site.folder)], {}).plugins] == ["odekit"]
+    assert [p.distribution for p in load([str(site.folder), str(earlier)], {}).plugins] == ["odekit", "same"]
+
+
 def test_damaged_metadata(site: Site) -> None:
     (site.add("leftover", "1", {}) / "METADATA").unlink()
     (site.add("hurt", "1", {"hurt": "stub_p"}, {"stub_p": solver_source("hurt")}) / "METADATA").unlink()
     (site.add("unreadable", "1", {}) / "entry_points.txt").write_text("[odekit]\nno equals sign\n")
     (site.folder / "leftover-1.dist-info" / "entry_points.txt").unlink()
+    (site.add("bytes", "1", {}) / "entry_points.txt").write_bytes(b"\xff\xfe")
     catalog = site.load()
     assert names(catalog) == ["odekit:euler"]
-    hurt, unreadable = sorted(catalog.problems)
+    hurt, coded, unreadable = sorted(catalog.problems)
+    assert coded.startswith("the entry points of bytes cannot be read: UnicodeDecodeError")
     assert hurt.startswith("the entry points of a distribution in ")
     assert hurt.endswith("its metadata have no name or version. Reinstall it.")
     assert unreadable.startswith("the entry points of unreadable cannot be read: ")
@@ -243,14 +291,17 @@ def test_the_command_line_lives_with_a_broken_plugin(site: Site) -> None:
     site.add("bad-dist", "2.5", {"wrecked": "bad_stub"}, {"bad_stub": "print('noise')\nimport no_such_module_at_all"})
     path = os.pathsep.join([str(site.folder), *filter(None, sys.path)])
     done = subprocess.run(
-        [sys.executable, "-m", "odekit", "list", "solvers"],
+        [sys.executable, "-m", "odekit", "list", "plugins"],
         env={**os.environ, "PYTHONPATH": path, "ODEKIT_LOAD_PLUGINS": "bad-dist"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0
-    assert "euler" in done.stdout
     assert "noise" not in done.stdout
+    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line}
+    assert rows["own"][:2] == ["loaded", "odekit"]
+    assert rows["wrecked"] == ["broken", "bad-dist", "2.5", "bad_stub"]
     [line] = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
     assert "plugin 'wrecked' (bad_stub) of bad-dist 2.5: ModuleNotFoundError" in line
+    assert line.removeprefix("warning: ") in done.stdout.splitlines()

@@ -78,6 +78,17 @@ def test_a_setting_with_a_wrong_value(given: dict[str, Any], message: str) -> No
         choices.find(spec(**given))
 
 
+@pytest.mark.parametrize(
+    "given",
+    [{"solver": "rk4"}, {"solver": SolverChoice("dopri5", rtol=1e-3)}, {"gradient": "direct"}, {"trace": "exact"}],
+)
+def test_a_model_that_solves_nothing_takes_no_tools(given: dict[str, Any]) -> None:
+    (field,) = given
+    with pytest.raises(OptionError, match=rf"^{field}: .*'resnet' solves no ODE"):
+        choices.find(spec(model="resnet", data="digits", **given))
+    assert choices.find(spec(model="resnet", data="digits")).model.name == "resnet"
+
+
 def test_a_dataset_for_another_task() -> None:
     with pytest.raises(OptionError, match=r"'stub-clusters' is for classification.*Datasets for density: .*stub-plane"):
         choices.find(spec(data="stub-clusters"))

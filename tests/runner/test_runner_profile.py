@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 import pytest
 
-from odekit.errors import NameNotFound
+from odekit.errors import NameNotFound, OptionError
 from odekit.runner import Choice, SolverChoice, Spec, Train, toml
 from odekit.runner import profile as profiling
 from odekit.runner.profile import Cost, measured, profile, recommendation, relative_error
@@ -47,6 +47,11 @@ def test_a_method_is_measured_on_the_first_batch(tmp_path: Path) -> None:
 def test_a_rule_says_what_it_picked(tmp_path: Path) -> None:
     spec = attrs.evolve(FLOW, gradient=Choice("auto", {"memory_limit": 1e9}))
     assert measured(spec, None, 1, tmp_path / "auto")["picked"] == "direct"
+
+
+def test_a_model_that_solves_nothing_has_nothing_to_profile() -> None:
+    with pytest.raises(OptionError, match="'stem-only' solves no ODE"):
+        profile(Spec(model="stem-only", data="digits"))
 
 
 def test_errors_are_relative() -> None:

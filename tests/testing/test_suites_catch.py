@@ -9,7 +9,7 @@ import torch
 import wrong
 from torch import Tensor, nn
 
-from odekit.core.protocols import Classifier, Data, Dataset, DensityModel, Split, Tools
+from odekit.core.protocols import Classifier, Data, Dataset, DensityModel, Model, Split, Tools
 from odekit.testing import SUITES, Finding, Verdict, examine
 
 
@@ -210,6 +210,58 @@ def test_a_model_that_takes_any_option_is_caught_and_the_right_one_is_not() -> N
     fails("model", Swallows, "build")
     report = examine("model", "refuses", Refuses)
     assert report.verdict is Verdict.PASSED, report.failures
+
+
+class Successor(Model):
+    """A model of a task of its own: the next number of a sequence."""
+
+    name, task = "successor", "sequences"
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(size - 1, 1)
+
+    @classmethod
+    def build(cls, shape: tuple[int, ...], classes: int | None, tools: Tools, **options: Any) -> Successor:
+        if options:
+            raise wrong_shape(())
+        return cls(*shape)
+
+    @staticmethod
+    def example() -> tuple[Tensor, None]:
+        return torch.arange(12.0).reshape(3, 4), None
+
+    def loss(
+        self, x: Tensor, y: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return (self.linear(x[:, :-1]) - x[:, -1:]).square().mean(), {}
+
+
+class Forgets(Successor):
+    """What it answers depends on more than its state dict has."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.register_buffer("scale", torch.rand(()) + 1, persistent=False)
+
+    def loss(self, x: Tensor, *rest: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, told = super().loss(x)
+        return self.scale * loss, told
+
+
+class StaysBehind(Successor):
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.offset = torch.zeros(size)
+
+
+def test_a_model_of_a_task_of_its_own_is_tried_on_its_example() -> None:
+    report = examine("model", "successor", Successor)
+    assert report.verdict is Verdict.PASSED, report.failures
+    passed = {finding.check for finding in report.findings if finding.verdict is Verdict.PASSED}
+    assert passed == {"build", "outputs", "gradient-flow", "state-dict", "moving"}
+    fails("model", Forgets, "state-dict")
+    fails("model", StaysBehind, "moving")
 
 
 # Dynamics and datasets

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import scipy.integrate
 import torch
 from odekit_scipy.solvers import LSODA, RK45, Radau
 
@@ -13,7 +14,7 @@ from odekit.errors import GradientError, InputError
 from odekit.registry import catalog
 from odekit.testing import SolverSuite
 
-NAMES = ["scipy-rk45", "scipy-dop853", "scipy-radau", "scipy-bdf", "scipy-lsoda"]
+NAMES = ["scipy-rk23", "scipy-rk45", "scipy-dop853", "scipy-radau", "scipy-bdf", "scipy-lsoda"]
 DOUBLE = torch.float64
 
 
@@ -28,6 +29,14 @@ def exact(t):
 
 def test_the_catalog_has_them():
     assert {entry.name for entry in catalog().entries("solver") if entry.distribution == "odekit-scipy"} == set(NAMES)
+
+
+def test_none_of_scipys_is_missing():
+    """What ``scipy.integrate`` exports as a solver, by its class."""
+    exported = (thing for thing in vars(scipy.integrate).values() if isinstance(thing, type))
+    theirs = {solver for solver in exported if issubclass(solver, scipy.integrate.OdeSolver)}
+    ours = {getattr(scipy.integrate, catalog().get("solver", name).method) for name in NAMES}
+    assert ours == theirs - {scipy.integrate.OdeSolver}
 
 
 @pytest.mark.parametrize("times", [[0.0, 0.3, 1.1, 2.0], [2.0, 1.1, 0.3, 0.0]], ids=["forwards", "backwards"])

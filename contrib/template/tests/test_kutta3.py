@@ -1,4 +1,4 @@
-"""Kutta's method is registered, and is what it claims to be."""
+"""The solver is registered, and is what it claims to be."""
 
 from __future__ import annotations
 

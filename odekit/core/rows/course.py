@@ -33,3 +33,9 @@ class RowCourse:
     watches: tuple[RowWatch, ...] = ()
     fired: np.ndarray | None = None
     taken: int | np.ndarray = 0
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is to be done between steps but to note the planned outputs."""
+        busy = self.watches or self.every_step or len(self.stops.times) or self.hooks is not None
+        return not busy and (self.recorder is None or self.recorder.limit is not None)

@@ -265,7 +265,7 @@ class RowField:
             return None
         return attrs.evolve(found, column=self.dynamics.known.column, bounds=self.bounds, count=self._counted)
 
-    def _counted(self, calls: int, jacobians: int) -> None:
+    def _counted(self, calls: int, jacobians: int = 0) -> None:
         self.dynamics.count.nfe += calls
         self.dynamics.count.jacobians += jacobians
 

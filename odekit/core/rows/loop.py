@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odekit.core.looping import LoopingSolver, Start, Stretch
 from odekit.core.protocols import ODESolver, Step, StepControl
 from odekit.core.rows.answer import Happened, RowOutcome, RowStats, RowStatus
 from odekit.core.rows.clock import RowClock
@@ -155,6 +156,23 @@ def integrate_rows(
     else:
         active = None
     budget = np.broadcast_to(max_steps - course.taken, count)
+    if active is not None and len(active.rows) and isinstance(active.solver, LoopingSolver) and on_accept is None:
+        stretch = _ridden(active, active.solver, control, budget, clock) if course.quiet else None
+        if stretch is not None:
+            rows, statuses_now = active.rows, np.array(stretch.statuses, dtype=object)
+            steps[rows.index], accepted[rows.index] = stretch.steps, stretch.accepted
+            ahead[rows.index] = stretch.wanted - stretch.t
+            done = np.array([status.ok for status in statuses_now])
+            reached_outputs = stretch.outputs if stretch.ys is not None else done.astype(np.int64)
+            outputs.told(rows, reached_outputs, stretch.ys, stretch.y)
+            failed = Selection(np.flatnonzero(~done), y0.device)
+            if len(failed):
+                give_up(
+                    rows.among(failed), statuses_now[failed.index], stretch.t[failed.index], pick(stretch.y, failed)
+                )
+            if course.recorder is not None:
+                course.recorder.dropped = True
+            active = None
     while active is not None and len(active.rows):
         stuck = _stuck(active, least)
         gone = stuck | (steps[active.rows.index] >= budget[active.rows.index])
@@ -224,6 +242,27 @@ def integrate_rows(
         ys, reached, y1, RowStatus(tuple(statuses)), stats, np.abs(np.nan_to_num(ahead)), outputs.next, broken,
         outputs.times, outputs.index, pieces, happened,
     )  # fmt: skip
+
+
+def _ridden(
+    active: _Active, solver: LoopingSolver, control: StepControl, budget: np.ndarray, clock: RowClock
+) -> Stretch | None:
+    """All steps of all rows, by a solver that can take them; None if it cannot."""
+    if clock.differentiable:
+        return None
+    rows = active.rows.index
+    start = Start(
+        active.t,
+        active.wanted,
+        active.end,
+        active.y,
+        active.carry,
+        active.judged,
+        budget[rows],
+        clock.times[rows, 1:].T,
+    )
+    stretches = solver.loop(active.field, start, control, active.tolerance, keep=False)
+    return None if stretches is None else list(stretches)[-1]
 
 
 def _begin(

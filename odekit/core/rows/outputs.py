@@ -224,6 +224,18 @@ class RowOutputs:
             rounds.append(_Round(tau, reached, index))
             self._ahead[rows] = index + reached
 
+    def told(self, rows: Selection, reached: np.ndarray, states: Tensor | None, y: Tensor) -> None:
+        """Record the planned outputs of these rows, where somebody else has found them.
+
+        ``reached [K]`` says how many there are after the first one, ``states [T - 1, K, ...]`` what they are. None if
+        there is but one, the end, with the states ``y``.
+        """
+        for k in range(int(reached.max(initial=0))):
+            place = self._count(y if states is None else states[k])
+            some = reached > k
+            self._place[rows.index[some], k + 1] = place[some]
+        self.next[rows.index] = self._ahead[rows.index] = 1 + reached
+
     def stop(self, rows: Selection, y: Tensor) -> None:
         """These rows end before their last output, in the states ``y``."""
         self._end[rows.index] = self._count(y)

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from odekit.core.protocols import ODESolver, Step
-from odekit.core.tolerance import Tolerance
 from odekit.testing.checks import Checks, Measured, NotApplicable
 from odekit.testing.measure import apart, digits, finest_slope
 from odekit.testing.probe import Watched
 from odekit.testing.problems import DOUBLE, SPAN, Problem
-from odekit.testing.solver.subject import TIGHT, SolverSubject, grid
+from odekit.testing.solver.subject import SolverSubject, grid
 
 CHECKS = Checks()
 
@@ -201,7 +200,7 @@ def accuracy(subject: SolverSubject) -> Measured:
 
 def _single_steps(subject: SolverSubject, problem: Problem) -> Iterator[tuple[float, Step]]:
     """Single steps from the exact solution, ever shorter."""
-    solver = subject.told(problem.linear).prepared(Tolerance(TIGHT["rtol"], TIGHT["atol"]))
+    solver = subject.told(problem.linear).prepared(subject.hand_tolerance)
     for size, _, step in _first_steps(solver, problem):
         yield size, step
 
@@ -217,7 +216,7 @@ def _first_steps(solver: ODESolver, problem: Problem) -> Iterator[tuple[float, W
 
 def _inside(subject: SolverSubject, problem: Problem) -> Iterator[tuple[float, float, float]]:
     """Step sizes, and how far states and slopes inside such a step are off."""
-    solver = subject.told(problem.linear).prepared(Tolerance(TIGHT["rtol"], TIGHT["atol"]))
+    solver = subject.told(problem.linear).prepared(subject.hand_tolerance)
     thetas = (0.12, 0.35, 0.5, 0.77, 0.9)
     for size, f, step in _first_steps(solver, problem):
         step = solver.densify(f, step)

@@ -70,6 +70,11 @@ class SolverSubject:
         """Whether it chooses steps by itself, inside those of the solve."""
         return self.solver.own_control() is not None
 
+    @property
+    def hand_tolerance(self) -> Tolerance:
+        """Of steps taken by hand: what iterations leave must not show; steps inside a step must not become too many."""
+        return Tolerance(1e-8, 1e-9) if self.own_steps else Tolerance(TIGHT["rtol"], TIGHT["atol"])
+
     def needs_steps(self) -> None:
         """Leave the check if the solver's steps are not those of the solve."""
         if self.own_steps:
@@ -99,7 +104,7 @@ class SolverSubject:
 
     def drive(self, problem: Problem, grid: Sequence[float], f: Callable[..., Tensor] | None = None) -> Drive:
         """Take steps between the times of a grid, by hand."""
-        solver = self.told(problem.linear).prepared(Tolerance(TIGHT["rtol"], TIGHT["atol"]))
+        solver = self.told(problem.linear).prepared(self.hand_tolerance)
         y = problem.exact(grid[0])
         field = Watched(problem.f if f is None else f, y, (grid[0], grid[-1]))
         carry = solver.init(field, grid[0], y)

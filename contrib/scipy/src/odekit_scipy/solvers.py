@@ -184,6 +184,14 @@ def _flat(tolerance: float | Tensor, y: Tensor) -> Any:
     return tolerance.detach().cpu().double().expand(y.shape).reshape(-1).numpy()
 
 
+class RK23(SciPySolver):
+    """Bogacki & Shampine 1989, order 3(2)."""
+
+    name = "scipy-rk23"
+    order = 3
+    method = "RK23"
+
+
 class RK45(SciPySolver):
     """Dormand & Prince 1980, order 5(4)."""
 
@@ -231,5 +239,5 @@ class LSODA(SciPySolver):
 
 @odekit.hookimpl
 def register_solvers(register: Callable[[Any], None]) -> None:
-    for solver in (RK45, DOP853, Radau, BDF, LSODA):
+    for solver in (RK23, RK45, DOP853, Radau, BDF, LSODA):
         register(solver)

@@ -1,1 +1,3 @@
-"""A third-order solver for odekit, as an example of a plugin."""
+"""A solver for odekit."""
+
+ODEKIT_PROTOCOL = 1

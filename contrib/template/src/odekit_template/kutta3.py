@@ -1,4 +1,4 @@
-"""Kutta's third-order method, and the hook that gives it to odekit."""
+"""The solver kutta3, and the hook that gives it to odekit."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Hamiltonian and Lagrangian networks as models of odekit, and mechanical systems to learn."""

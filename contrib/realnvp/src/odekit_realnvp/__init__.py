@@ -1,0 +1,1 @@
+"""Coupling flows as density models of odekit: Real NVP, and Glow's for vectors."""
