@@ -29,6 +29,8 @@ _STATUSES = {
 
 _RECORD = 32
 """Accepted steps that gather within the graph before the host takes them."""
+_MOST_BYTES = 16 * 2**20
+"""What outputs and a record may take within a loop, which copies them in every iteration."""
 _ENDLESS = 2**62
 
 
@@ -49,11 +51,7 @@ class CompiledSolve(CompiledStep, LoopingSolver):
         self, f: Any, start: Start, control: StepControl, tolerance: Tolerance, keep: bool
     ) -> Iterator[Stretch] | None:
         y, carry = start.y, start.carry
-        if (
-            type(control) not in (PIDControl, FixedStep) or lanes.transformed() or y.device.type == "mps"
-        ):  # MPS has no float64
-            return None
-        if not (isinstance(carry, bool) or (self.solver.memoryless and isinstance(carry, Tensor | None))):
+        if not self._fits(start, control, keep):
             return None
         if torch.is_grad_enabled():
             slope = carry if isinstance(carry, Tensor) else f(_time(start.t), y)
@@ -63,9 +61,8 @@ class CompiledSolve(CompiledStep, LoopingSolver):
         if inlined is None or not inlined.loops:
             return None
         if isinstance(control, FixedStep):
-            return self._repeated(f, inlined, start, control, keep)
-        if type(control) is not PIDControl:
-            return None
+            return self._repeated(f, inlined, start, control)
+        assert isinstance(control, PIDControl)
         kind = "loop", start.t.ndim, len(start.times) > 1, keep, attrs.evolve(control, first_step=None)
         options = {"cpp_wrapper": True} if self.backend == "inductor" else None
         graph = graph_of(looped, inlined.owner, self.solver, self.backend, kind, False, y, options)
@@ -73,14 +70,23 @@ class CompiledSolve(CompiledStep, LoopingSolver):
             run = _Run(graph, self.solver, f, inlined, start, control, tolerance, keep)
             return run.stretches() if run.works() else None
 
-    def _repeated(
-        self, f: Any, inlined: Inlined, start: Start, control: FixedStep, keep: bool
-    ) -> Iterator[Stretch] | None:
+    def _fits(self, start: Start, control: StepControl, keep: bool) -> bool:
+        """Whether a loop does what is asked for, whatever f is."""
+        y, carry, outputs = start.y, start.carry, len(start.times) > 1
+        if lanes.transformed() or y.device.type == "mps":  # MPS has no float64
+            return False
+        if type(control) is FixedStep:
+            single = start.t.ndim == 0 and not (keep or outputs)
+            return single and self.solver.memoryless and control.count(*_ends(start)) <= int(start.budget)
+        states = (len(start.times) if outputs else 0) + (_RECORD if keep else 0)
+        if type(control) is not PIDControl or states * y.numel() * y.element_size() > _MOST_BYTES:
+            return False
+        return isinstance(carry, bool) or (self.solver.memoryless and isinstance(carry, Tensor | None))
+
+    def _repeated(self, f: Any, inlined: Inlined, start: Start, control: FixedStep) -> Iterator[Stretch] | None:
         """The same for equal steps, of which nobody wants to know but the last."""
-        t, t_end, y = float(start.t), float(start.t_end), start.y
+        (t, t_end), y = _ends(start), start.y
         count = control.count(t, t_end)
-        if keep or start.t.ndim or len(start.times) > 1 or count > int(start.budget):
-            return None
         options = {"cpp_wrapper": True} if self.backend == "inductor" else None
         graph = graph_of(repeated, inlined.owner, self.solver, self.backend, "repeat", False, y, options)
         if graph.broken:
@@ -106,6 +112,10 @@ class CompiledSolve(CompiledStep, LoopingSolver):
         steps = np.array(count)
         done = Stretch(start.t_end, y1, start.t_end, [Status.SUCCESS], steps, steps, np.array(1), None, None)
         return iter([done])
+
+
+def _ends(start: Start) -> tuple[float, float]:
+    return float(start.t), float(start.t_end)
 
 
 def _time(t: np.ndarray) -> Time:
