@@ -36,15 +36,23 @@ def solving(**extra: Any) -> MakeSolve:
         for name in extra:
             if name not in inspect.signature(odekit.solve).parameters:
                 raise Unfit(f"this odekit has no {name}= yet")
-        chosen = {**options(work), **extra}
-
-        def solve(y0: Tensor) -> Tensor:
-            ys: Tensor = odekit.solve(work.f, y0, work.t, **chosen).ys
-            return ys.transpose(0, 1) if work.t.ndim == 2 else ys
-
-        return solve
+        return Solving(work, {**options(work), **extra})
 
     return make
+
+
+class Solving:
+    """Solves a work, and keeps what the latest time cost in ``stats``."""
+
+    def __init__(self, work: Work, chosen: dict[str, Any]) -> None:
+        self.work, self.chosen = work, chosen
+        self.stats: Any = None
+
+    def __call__(self, y0: Tensor) -> Tensor:
+        solution = odekit.solve(self.work.f, y0, self.work.t, **self.chosen)
+        self.stats = solution.stats
+        ys: Tensor = solution.ys
+        return ys.transpose(0, 1) if self.work.t.ndim == 2 else ys
 
 
 prepare = preparing(solving(), "odekit")
