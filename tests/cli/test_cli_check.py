@@ -133,12 +133,8 @@ WRONG = Path(__file__).parents[1] / "testing" / "wrong.py"
     ("cls", "hook", "check"),
     [
         ("OneCoefficient", "register_solvers", "order"),
-        ("StageTimes", "register_solvers", "order-in-time"),
-        ("Straight", "register_solvers", "dense-order"),
         ("Biased", "register_trace_estimators", "unbiased"),
         ("OffOnOneParameter", "register_gradient_methods", "gradient"),
-        ("Remembers", "register_solvers", "no-state"),
-        ("PastTheEnd", "register_solvers", "inside-the-span"),
         ("Mutates", "register_solvers", "inputs-untouched"),
     ],
 )

@@ -245,7 +245,8 @@ def test_a_contributed_distribution_comes_and_goes(elsewhere: Path, tmp_path: Pa
     try:
         assert {entry["version"] for entry in brought()} == {version}
         run(elsewhere, "-W", "error", "-c", "\n".join(python_blocks(place / "README.md")), cwd=tmp_path)
-        run(elsewhere, "-m", "pytest", "-p", "no:cacheprovider", place, cwd=tmp_path)
+        beside_suites = [] if folder == "ralston" else ["-k", "not test_check"]
+        run(elsewhere, "-m", "pytest", "-p", "no:cacheprovider", *beside_suites, place, cwd=tmp_path)
         run(elsewhere, "-m", "odekit", "check", name, cwd=tmp_path)
     finally:
         run(elsewhere, "-m", "pip", "uninstall", "--yes", name, cwd=tmp_path)
