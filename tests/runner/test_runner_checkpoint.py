@@ -187,7 +187,7 @@ def test_a_kill_while_writing_leaves_a_whole_one(checkpoints: Checkpoints) -> No
 
 @pytest.mark.slow
 def test_kills_at_many_moments(checkpoints: Checkpoints) -> None:
-    for _ in range(40):
+    for _ in range(12):
         killed_while_writing(checkpoints.folder, random.uniform(0.1, 0.4))
         check_after_kill(checkpoints)
 

@@ -131,7 +131,7 @@ def test_a_process_answers_in_json(tmp_path: Path) -> None:
 def test_every_method_of_a_model_side_by_side() -> None:
     found = profile(attrs.evolve(FLOW, threads=1), repeats=1, methods=["direct", "auto"])
     by_name = {cost.gradient: cost for cost in found.costs}
-    assert found.reference == "direct in float64"
+    assert found.reference == "checkpointed in float64"
     for name in ("direct", "auto"):
         assert by_name[name].error < 1e-5
     assert by_name["auto"].picked == "direct"
