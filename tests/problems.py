@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from odekit.core.adams import Adams
 from odekit.core.protocols import ODESolver
@@ -21,6 +21,19 @@ SOLVERS = [name for name, structure in _STRUCTURES.items() if structure == "gene
 SEPARABLE = [name for name, structure in _STRUCTURES.items() if structure == "separable"]
 GRADIENTS = ["direct", "checkpointed", "adjoint", "interpolated", "reversible"]
 DOUBLE = torch.float64
+
+
+class TimedNetwork(nn.Module):
+    """A small network of time and state, the same one every time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2)).double()
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        out: Tensor = 3 * self.net(y) * torch.cos(t)
+        return out
 
 
 def solver_class(name: str) -> type[ODESolver]:

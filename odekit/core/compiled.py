@@ -64,7 +64,8 @@ class CompiledStep(Wrapper):
 
     def densify(self, f: VectorField, step: Step) -> Step:
         if step.dense is None:
-            step = self._taken("step", f, step.t0, step.t1, step.y0, None)
+            handed = None if self.memoryless else step.carry  # which stays as it is, or the step would be there
+            step = self._taken("step", f, step.t0, step.t1, step.y0, handed)
         if step.dense is None:  # of a graph that gradients go through
             step = self.solver.step(f, step.t0, step.t1, step.y0, None)
         return self.solver.densify(f, step)
@@ -82,6 +83,8 @@ class CompiledStep(Wrapper):
             return step
         recorded = torch.is_grad_enabled() and (y0.requires_grad or self.memoryless)
         graph = graph_of(_stepped, inlined.owner, self.solver, self.backend, (take, carry is None), recorded, y0)
+        if not graph.broken and lacks_expansion(inlined, self.solver):
+            graph.give_up("an adjoint's augmented system is not taken to first order within a graph")
         if graph.calls is None or graph.broken:
             nfe, jacobians = f.nfe, f.jacobians  # type: ignore[attr-defined]
             step = getattr(self.solver, take)(f, t0, t1, y0, carry)
@@ -162,6 +165,11 @@ def inlined_of(f: VectorField) -> Inlined | None:
     return None if hand_over is None else hand_over()
 
 
+def lacks_expansion(inlined: Inlined, solver: ODESolver) -> bool:
+    """Whether the solver needs derivatives of f that its form for graphs does not have."""
+    return solver.implicit and inlined.expand is None
+
+
 _NUMBERS = itertools.count()
 
 
@@ -200,7 +208,7 @@ class Graph:
         allowed = math.sqrt(torch.finfo(expected.dtype).eps) * (expected.abs() + rms(expected))
         if bool(((found - expected).abs() <= allowed).all()) or not bool(expected.isfinite().all()):
             return True
-        self._give_up("compiled, it gives other numbers")
+        self.give_up("compiled, it gives other numbers")
         return False
 
     def run(self, arguments: tuple[Any, ...]) -> Any:
@@ -224,10 +232,11 @@ class Graph:
             if not self.derives and hasattr(torch._dynamo.config, _DERIVING) and _DERIVING in str(error):
                 self.derives = True
                 return self.run(arguments)
-            self._give_up(_first_line(error))
+            self.give_up(_first_line(error))
             return None
 
-    def _give_up(self, why: str) -> None:
+    def give_up(self, why: str) -> None:
+        """Do without, and tell the user."""
         self.broken = True
         warnings.warn(
             f"the step of solver {self.name!r} on this f could not be compiled, and is taken without: {why}",

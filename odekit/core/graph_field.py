@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from odekit.core.expansion import Expansion, expand
-from odekit.core.graph_layout import GraphLayout
+from odekit.core.graph_layout import GraphLayout, on_packed
 from odekit.core.times import Time
 
 Expand = Callable[[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor, bool], Expansion]
@@ -64,16 +64,11 @@ class GraphField:
         t = self.times((t,))[0]
         if self.column is not None:
             t = t.reshape(y.shape[0], *self.column)
-        if self.layout is None:
-            dy: Tensor = self.call(t, y, *self.args)
-        else:
-            dy = self.layout.pack(self.call(t, self.layout.unpack(y), *self.args), "what f returned")
-        return dy
+        return on_packed(self.call, self.layout, t, y, self.args)
 
     def expanded(self, t: Time, y: Tensor, rows: bool) -> Expansion:
         """f to first order there, by rows or with one matrix."""
-        if self.expand is None:
-            raise NotImplementedError("this f is not taken to first order within a graph")
+        assert self.expand is not None  # whoever makes a graph of a step sees to it
         return self.expand(self, self.times((t,))[0], y, rows)
 
     def times(self, values: Sequence[Time]) -> Sequence[Tensor]:

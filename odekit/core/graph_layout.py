@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -31,7 +32,7 @@ class GraphLayout:
         template = layout.template
         return cls(template, tuple(map(tuple, layout.tails)), layout.batched) if _plain(template) else None
 
-    def pack(self, state: Any, name: str) -> Tensor:
+    def pack(self, state: Any) -> Tensor:
         leaves: list[Tensor] = []
         _gather(self.template, state, leaves)
         if self.batched:
@@ -42,6 +43,16 @@ class GraphLayout:
         parts = packed.split([math.prod(tail) for tail in self.tails], dim=-1)
         lead = packed.shape[:-1]
         return _built(self.template, [p.reshape(*lead, *tail) for p, tail in zip(parts, self.tails, strict=True)])
+
+
+def on_packed(
+    call: Callable[..., Any], layout: GraphLayout | None, t: Tensor, y: Tensor, args: tuple[Any, ...]
+) -> Tensor:
+    """``call(t, y, *args)`` on a packed state; a single tensor, without a layout, is its own packing."""
+    if layout is None:
+        dy: Tensor = call(t, y, *args)
+        return dy
+    return layout.pack(call(t, layout.unpack(y), *args))
 
 
 def _plain(template: Any) -> bool:

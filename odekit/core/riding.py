@@ -37,16 +37,17 @@ def ride(
         stats.rejected += int(stretch.steps - stretch.accepted) - (steps - accepted)
         steps, accepted = int(stretch.steps), int(stretch.accepted)
         if stretch.kept is not None:
+            handed = None if solver.memoryless else carry
             spans, starts = stretch.kept
             ends = [*starts[1:], stretch.y]
             for (begin, end), y0, y1 in zip(spans.tolist(), starts, ends, strict=True):
                 first = len(outputs.slots)
                 slots = outputs.told(end, stretch.ys, y1)
                 if course.recorder is not None:
-                    course.recorder.add(Kept(begin, end, Step(begin, end, y0, y1), f, solver, False))
+                    course.recorder.add(Kept(begin, end, Step(begin, end, y0, y1, carry=handed), f, solver, False))
                 if on_accept is not None:
-                    handed = None if fresh or solver.memoryless else carry
-                    on_accept(Accepted(begin, end, fresh, first, slots, y0=y0, carry=handed))
+                    kept = None if fresh else handed
+                    on_accept(Accepted(begin, end, fresh, first, slots, y0=y0, carry=kept))
                 fresh = False
         t = float(stretch.t)
         outputs.told(t, stretch.ys, stretch.y)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from odekit.core.field import Field
 from odekit.core.graph_field import Inlined
-from odekit.core.graph_layout import GraphLayout
+from odekit.core.graph_layout import GraphLayout, on_packed
 from odekit.core.jacobian import Factored, Linearised, Size
 from odekit.core.linear import Linear
 from odekit.core.sections import Section
@@ -197,15 +197,6 @@ Vjp = Callable[[Tensor, Tensor, tuple[Any, ...], tuple[Tensor, ...], Tensor], tu
 """f at ``(t, y, args)``, and the products of a cotangent with its derivatives by y and ``inputs``."""
 
 
-def _packed(
-    call: Callable[..., Any], layout: GraphLayout | None, t: Tensor, y: Tensor, args: tuple[Any, ...]
-) -> Tensor:
-    """f on a packed state."""
-    dy = call(t, y if layout is None else layout.unpack(y), *args)
-    found: Tensor = dy if layout is None else layout.pack(dy, "what f returned")
-    return found
-
-
 class _Recorded:
     """By ``torch.autograd``, whatever f is."""
 
@@ -217,7 +208,7 @@ class _Recorded:
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         with torch.enable_grad():
             y = y.detach().requires_grad_()
-            dy = _packed(self.call, self.layout, t, y, args)
+            dy = on_packed(self.call, self.layout, t, y, args)
         return dy.detach(), torch.autograd.grad(dy, [y, *inputs], cotangent, allow_unused=True)
 
 
@@ -236,7 +227,7 @@ class _Functional:
             def call(t: Tensor, y: Any, *args: Any) -> Any:
                 return torch.func.functional_call(self.module, with_them, (t, y, *args))
 
-            return _packed(call, self.layout, t, state, args)
+            return on_packed(call, self.layout, t, state, args)
 
         dy, pull = cast(tuple[Tensor, Callable[[Tensor], Sequence[Tensor]]], torch.func.vjp(of, y, *inputs))
         return dy, pull(cotangent)

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from problems import TimedNetwork
+from torch import Tensor
 
 import odekit
 from odekit.core.compiled import CompiledStep
-from odekit.core.compiled_solve import CompiledSolve, _Run
+from odekit.core.compiled_solve import CompiledSolve
+from odekit.core.graph_run import Run
 from odekit.core.solution import Status
 from odekit.errors import CompileWarning
 from odekit.solving import solver_named
@@ -20,36 +22,23 @@ from odekit.solving import solver_named
 DOUBLE = torch.float64
 
 
-class Field(nn.Module):
-    """A network of time and state."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2)).double()
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        out: Tensor = 3 * self.net(y) * torch.cos(t)
-        return out
-
-
 @pytest.fixture(scope="module")
-def network() -> Field:
+def network() -> TimedNetwork:
     """One for all tests, so that what is compiled for one serves the others."""
-    return Field()
+    return TimedNetwork()
 
 
 @pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[_Run]:
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     """The solves that went by a graph."""
-    gone: list[_Run] = []
-    stretches = _Run.stretches
+    gone: list[Run] = []
+    following = Run._following
 
-    def noted(self: _Run) -> Iterator[Any]:
+    def noted(self: Run, found: Any) -> Iterator[Any]:
         gone.append(self)
-        return stretches(self)
+        return following(self, found)
 
-    monkeypatch.setattr(_Run, "stretches", noted)
+    monkeypatch.setattr(Run, "_following", noted)
     return gone
 
 
@@ -77,7 +66,7 @@ SLOW = [pytest.param(case, marks=[] if case in ("with a record", "rows") else py
 
 @pytest.mark.parametrize("case", SLOW)
 @pytest.mark.parametrize("name", ["dopri5", pytest.param("heun", marks=pytest.mark.slow)])
-def test_steps_and_numbers_are_those_of_the_host(network: Field, runs: list[_Run], case: str, name: str) -> None:
+def test_steps_and_numbers_are_those_of_the_host(network: TimedNetwork, runs: list[Run], case: str, name: str) -> None:
     t, options = CASES[case]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -94,7 +83,7 @@ def test_steps_and_numbers_are_those_of_the_host(network: Field, runs: list[_Run
 
 
 @pytest.mark.slow
-def test_calls_of_f_are_counted(network: Field) -> None:
+def test_calls_of_f_are_counted(network: TimedNetwork) -> None:
     with torch.no_grad():
         found = [odekit.solve(network, state(), [0.0, 2.0], solver=s, dense=False) for s in (looping(), "dopri5")]
         found.append(odekit.solve(network, state(), [0.0, 2.0], solver=looping(), dense=False))
@@ -103,7 +92,7 @@ def test_calls_of_f_are_counted(network: Field) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["checkpointed", "adjoint", "interpolated"])
-def test_gradients_of_what_is_solved_so(network: Field, runs: list[_Run], gradient: str) -> None:
+def test_gradients_of_what_is_solved_so(network: TimedNetwork, runs: list[Run], gradient: str) -> None:
     def gradients(solver: Any) -> list[Tensor]:
         y0 = state().requires_grad_()
         found = odekit.solve(network, y0, [0.0, 0.4, 1.0], solver=solver, gradient=gradient, rtol=1e-6, atol=1e-6)
@@ -115,7 +104,9 @@ def test_gradients_of_what_is_solved_so(network: Field, runs: list[_Run], gradie
 
 
 @pytest.mark.slow
-def test_where_gradients_flow_through_the_steps_they_are_taken_one_by_one(network: Field, runs: list[_Run]) -> None:
+def test_where_gradients_flow_through_the_steps_they_are_taken_one_by_one(
+    network: TimedNetwork, runs: list[Run]
+) -> None:
     y0 = state().requires_grad_()
     odekit.solve(network, y0, [0.0, 0.1], solver=looping(backend="aot_eager")).y1.sum().backward()
     assert y0.grad is not None
@@ -140,7 +131,7 @@ def turns_to_nan(t: Tensor, y: Tensor) -> Tensor:
         pytest.param(turns_to_nan, "shared", marks=pytest.mark.slow),
     ],
 )
-def test_solves_that_fail_do_so_as_on_the_host(runs: list[_Run], f: Any, batch: str) -> None:
+def test_solves_that_fail_do_so_as_on_the_host(runs: list[Run], f: Any, batch: str) -> None:
     y0 = torch.ones(2, 1, dtype=DOUBLE)
     options: dict[str, Any] = {"throw": False, "batch": batch, "dense": False}
     ours = odekit.solve(f, y0, [0.0, 0.2, 2.0], solver=looping(), **options)
@@ -152,14 +143,14 @@ def test_solves_that_fail_do_so_as_on_the_host(runs: list[_Run], f: Any, batch: 
 
 
 @pytest.mark.slow
-def test_the_number_of_steps_is_limited(network: Field) -> None:
+def test_the_number_of_steps_is_limited(network: TimedNetwork) -> None:
     with torch.no_grad():
         found = odekit.solve(network, state(), [0.0, 9.0], solver=looping(), max_steps=3, throw=False, dense=False)
     assert (found.status, found.stats.steps) == (Status.MAX_STEPS, 3)
 
 
 @pytest.mark.slow
-def test_what_is_done_between_steps_keeps_them_on_the_host(network: Field, runs: list[_Run]) -> None:
+def test_what_is_done_between_steps_keeps_them_on_the_host(network: TimedNetwork, runs: list[Run]) -> None:
     solver = looping(backend="aot_eager")
     with torch.no_grad():
         seen: list[float] = []
@@ -185,7 +176,7 @@ def spirals(t: Tensor, y: Any) -> dict[str, Tensor]:
     return {"z": (1j - 0.1) * y["z"], "x": -y["x"] * t}
 
 
-def test_nested_and_complex_states(runs: list[_Run]) -> None:
+def test_nested_and_complex_states(runs: list[Run]) -> None:
     y0 = {"z": torch.ones(3, dtype=torch.complex128), "x": torch.ones(3, 2, dtype=torch.complex128)}
     ours = odekit.solve(spirals, y0, [0.0, 2.0], solver=looping(), dense=False)
     theirs = odekit.solve(spirals, y0, [0.0, 2.0])
@@ -204,7 +195,7 @@ def reacts(t: Tensor, y: Tensor) -> Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", ["shared", "rows"])
-def test_stiff_systems(runs: list[_Run], batch: str) -> None:
+def test_stiff_systems(runs: list[Run], batch: str) -> None:
     """Robertson's reaction by a Rosenbrock method, whose Jacobians are in the loop."""
     y0 = torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.0, 0.1]], dtype=DOUBLE)
     y0 = y0 if batch == "rows" else y0[0]
@@ -213,6 +204,13 @@ def test_stiff_systems(runs: list[_Run], batch: str) -> None:
     assert len(runs) == 1
     torch.testing.assert_close(ours.y1, theirs.y1, rtol=1e-9, atol=1e-12)
     assert torch.equal(torch.as_tensor(ours.stats.steps), torch.as_tensor(theirs.stats.steps))
+    if batch == "shared":
+        kept = odekit.solve(reacts, y0, [0.0, 40.0], solver=looping("rodas5p"), rtol=1e-6, dense=True)
+        torch.testing.assert_close(kept.interpolate(3.7), theirs_kept(y0).interpolate(3.7), rtol=1e-9, atol=1e-12)
+
+
+def theirs_kept(y0: Tensor) -> Any:
+    return odekit.solve(reacts, y0, [0.0, 40.0], solver="rodas5p", rtol=1e-6, dense=True)
 
 
 def grows(t: Tensor, y: Tensor) -> Tensor:
@@ -230,9 +228,21 @@ def test_equal_steps(name: str) -> None:
     assert theirs.stats.nfe <= ours.stats.nfe <= theirs.stats.nfe + 1  # to see whether gradients flow
 
 
+def test_a_loop_that_cannot_be_made_again_for_another_shape_is_no_loss(
+    network: TimedNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps are taken one by one where the compiler gives up on a later solve."""
+    solver = looping(backend="aot_eager")
+    with torch.no_grad():
+        odekit.solve(network, state(), [0.0, 0.1], solver=solver)
+        monkeypatch.setattr(Run, "_go", lambda self, limit: None)
+        found = odekit.solve(network, state(), [0.0, 0.1], solver=solver, dense=False)
+        torch.testing.assert_close(found.y1, odekit.solve(network, state(), [0.0, 0.1]).y1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", ["shared", "rows"])
-def test_the_same_by_machine_code(network: Field, runs: list[_Run], batch: str) -> None:
+def test_the_same_by_machine_code(network: TimedNetwork, runs: list[Run], batch: str) -> None:
     for t in ([0.0, 1.0], MANY):
         with torch.no_grad():
             ours = odekit.solve(network, state(), t, compile="solve", batch=batch, rtol=1e-6, atol=1e-6)
